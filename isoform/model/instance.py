@@ -104,6 +104,7 @@ class Instance:
     capabilities: tuple[str, ...] = ()  # beside the default set, as "CAP_NET_ADMIN"
     machine: Instance | None = None  # container-in-vm: the VM, with the ports and mounts of all its members
     members: tuple[str, ...] = ()  # of a machine: ids of the instances inside it
+    carries: tuple[Image, ...] = ()  # of a machine: the images of its members, whose layers it gets as disks
 
     @property
     def label(self) -> str:
