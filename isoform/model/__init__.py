@@ -1,6 +1,6 @@
 """Descriptors and values: what is desired and what was seen. No I/O; knows no other package."""
 
-from isoform.model.codec import dump_instance, fingerprint, load_instance
+from isoform.model.codec import dump, dump_instance, fingerprint, load, load_instance
 from isoform.model.image import Image, Layer, User
 from isoform.model.instance import (
     Attachment,
@@ -20,7 +20,27 @@ from isoform.model.instance import (
 from isoform.model.progress import Progress, silent
 
 __all__ = [
-    "Attachment", "ExecSpec", "File", "Image", "Instance", "Lack", "Layer", "Link", "LogLine", "Mount",
-    "Observation", "Port", "Process", "Progress", "Route", "Size", "User", "dump_instance", "fingerprint",
-    "load_instance", "silent",
+    "Attachment",
+    "ExecSpec",
+    "File",
+    "Image",
+    "Instance",
+    "Lack",
+    "Layer",
+    "Link",
+    "LogLine",
+    "Mount",
+    "Observation",
+    "Port",
+    "Process",
+    "Progress",
+    "Route",
+    "Size",
+    "User",
+    "dump",
+    "dump_instance",
+    "fingerprint",
+    "load",
+    "load_instance",
+    "silent",
 ]

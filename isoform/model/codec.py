@@ -1,14 +1,15 @@
-"""Instances to JSON and back, and the fingerprint by which a change of an instance is seen."""
+"""Values to JSON and back, and the fingerprint by which a change of an instance is seen."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from isoform.model.instance import Instance
+
+T = TypeVar("T")
 
 
 def _plain(value: Any) -> Any:
@@ -17,30 +18,48 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
+        return value.hex()
     return value
 
 
+def dump(value: object) -> str:
+    """Return a frozen dataclass as canonical JSON; bytes become hexadecimal digits."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
+
+
+def load(kind: type[T], text: str) -> T:
+    """Return the value of the dataclass `kind` that `dump` wrote.
+
+    Raises: ValueError if the text is not such a value.
+    """
+    from pydantic import TypeAdapter  # imported here: few commands read values back
+
+    return TypeAdapter(kind).validate_json(text)
+
+
 def dump_instance(instance: Instance) -> str:
-    """Return `instance` as canonical JSON; bytes are base64."""
-    return json.dumps(_plain(instance), sort_keys=True, separators=(",", ":"))
+    """Return `instance` as canonical JSON."""
+    return dump(instance)
 
 
 def load_instance(text: str) -> Instance:
-    """Return the instance that `dump_instance` wrote.
-
-    Raises: ValueError if the text is not such an instance.
-    """
-    from pydantic import ConfigDict, TypeAdapter  # imported here: only repairs and nested forms read instances back
-
-    return TypeAdapter(Instance, config=ConfigDict(val_json_bytes="base64")).validate_json(text)
+    """Return the instance that `dump_instance` wrote. Raises: ValueError if the text is not one."""
+    return load(Instance, text)
 
 
 def fingerprint(instance: Instance) -> str:
     """Return 16 hex digits that change when the instance must be made anew.
 
-    Names of neighbours and a machine's other members come and go while an instance runs, so they do not count.
+    Names of neighbours come and go while an instance runs, and one image has many references: they do not count.
     """
-    machine = replace(instance.machine, hosts=(), machine=None) if instance.machine else None
-    text = dump_instance(replace(instance, hosts=(), machine=machine))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(dump(_essence(instance)).encode()).hexdigest()[:16]
+
+
+def _essence(instance: Instance) -> Instance:
+    return replace(
+        instance,
+        hosts=(),
+        image=instance.image and replace(instance.image, reference=""),
+        carries=tuple(replace(image, reference="") for image in instance.carries),
+        machine=instance.machine and _essence(instance.machine),
+    )

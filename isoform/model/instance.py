@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from isoform.model.image import Image, User
 
@@ -65,6 +66,8 @@ class Size:
 @dataclass(frozen=True, slots=True)
 class File:
     """A file laid into the instance's root before its command runs; owned by root."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"val_json_bytes": "hex"}  # as `codec.dump` writes bytes
 
     path: str  # absolute, inside the function
     content: bytes
