@@ -1,0 +1,122 @@
+"""Faults that pydantic finds in a file, told as ours: the place, what, why and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+
+from isoform.errors import DescriptorError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+
+    from isoform.model.yamlpos import Document
+
+Path = tuple[str | int, ...]
+_EXPECTED = {  # pydantic's error type -> what the value should have been
+    "string_type": "a text", "int_type": "a whole number", "int_parsing": "a whole number",
+    "int_from_float": "a whole number", "float_type": "a number", "float_parsing": "a number",
+    "bool_type": "true or false", "bool_parsing": "true or false", "list_type": "a list", "tuple_type": "a list",
+    "dict_type": "a mapping of keys", "model_type": "a mapping of keys", "model_attributes_type": "a mapping of keys",
+    "finite_number": "a finite number",
+}
+
+
+def path_text(path: Path) -> str:
+    """Return a path as people write it: "functions.web.ports[0]"."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+
+
+def validation_error(error: ValidationError, document: Document, model: type[BaseModel] | None = None
+                     ) -> DescriptorError:
+    """Return the first of pydantic's errors as ours: its place, what, why and what to do; and how many follow.
+
+    Args:
+        model: what was validated; with it, an error about an unknown key lists the known ones.
+    """
+    errors = error.errors(include_url=False)
+    first = errors[0]
+    path = _existing(first["loc"], document)
+    what, why, fix = _explain(dict(first), path, document, model)
+    place = document.where(path, key=first["type"] == "extra_forbidden")
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return DescriptorError(f"{place}: {what}{more}", why=why, fix=fix)
+
+
+def _existing(loc: tuple[str | int, ...], document: Document) -> Path:
+    """Drop from pydantic's location what is not in the file: names of union members, "[key]"."""
+    path: Path = ()
+    for step in loc:
+        if document.has((*path, step)):
+            path = (*path, step)
+    return path
+
+
+def _explain(first: dict[str, Any], path: Path, document: Document, model: type[BaseModel] | None
+             ) -> tuple[str, str, str]:
+    kind, name, context = first["type"], path_text(path), first.get("ctx") or {}
+    inside = f" in `{path_text(path[:-1])}`" if len(path) > 1 else ""
+    if kind == "extra_forbidden":
+        return _unknown_key(str(path[-1]), inside, known_keys(model, path[:-1]) if model else [])
+    if kind == "missing":
+        key = str(first["loc"][-1])
+        return f"`{key}` is missing" + (f" in `{name}`" if name else ""), "", \
+            f"add `{key}: …`{_example(model, (*path, key))}"
+    if "fix" in context:
+        return f"`{name}`: {first['msg']}", context.get("why", ""), context["fix"]
+    written = _written(first["input"], path, document)
+    if kind in _EXPECTED:
+        return f"`{name}` must be {_EXPECTED[kind]}, not {written}", "", \
+            f"write it as {_EXPECTED[kind]}{_example(model, path)}"
+    if kind in ("value_error", "assertion_error"):
+        return f"`{name}` is not valid", str(context["error"]), f"mend it{_example(model, path)}"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"`{name}` is {written}, which is not valid", message, f"mend it{_example(model, path)}"
+
+
+def _unknown_key(key: str, inside: str, known: list[str]) -> tuple[str, str, str]:
+    near = difflib.get_close_matches(key, known, 1)
+    why = f"known keys here: {', '.join(known)}" if known else ""
+    return f"unknown key `{key}`{inside}", why, f"did you mean `{near[0]}`?" if near else "remove it, or mend its name"
+
+
+def _written(value: Any, path: Path, document: Document) -> str:
+    if isinstance(value, (dict, list)):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if value is None:
+        return "empty"
+    text = document.text(path) or str(value)
+    return f"`{text}`" if len(text) <= 60 else f"`{text[:57]}…`"
+
+
+def known_keys(model: type[BaseModel], path: Path) -> list[str]:
+    """Return the keys that a model takes at `path`, in the order of its fields; [] where any key goes."""
+    found = _field(model, path)
+    fields: dict[str, Any] = getattr(found, "model_fields", {})
+    return [info.alias or name for name, info in fields.items()]
+
+
+def _example(model: type[BaseModel] | None, path: Path) -> str:
+    if model is None or not path or not isinstance(path[-1], str):
+        return ""
+    info = getattr(_field(model, path[:-1]), "model_fields", {}).get(path[-1])
+    return f", for example `{path[-1]}: {info.examples[0]}`" if info is not None and info.examples else ""
+
+
+def _field(annotation: Any, path: Path) -> Any:
+    """Follow a path through fields, mappings, lists and unions to the model it ends in; None if in none."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if hasattr(annotation, "__metadata__"):
+        return _field(arguments[0], path)
+    if origin in (Union, types.UnionType):
+        return next((found for part in arguments if (found := _field(part, path)) is not None), None)
+    fields = getattr(annotation, "model_fields", None)
+    if fields is not None:
+        if not path:
+            return annotation
+        return _field(fields[path[0]].annotation, path[1:]) if path[0] in fields else None
+    if arguments and path:
+        return _field(arguments[1 if origin is not list and origin is not tuple else 0], path[1:]) \
+            if origin in (dict, list, tuple) or len(arguments) == 2 else None
+    return None
