@@ -95,7 +95,8 @@ class Journal:
         """Note the start of an operation and return its id; mark those cut off earlier as FAILED_TEMP."""
         with self._transaction():
             self._db.execute(
-                "UPDATE operations SET state = 'FAILED_TEMP', ended_at = ?, error = 'cut off' WHERE state = 'PROCESSING'",
+                "UPDATE operations SET state = 'FAILED_TEMP', ended_at = ?, error = 'cut off'"
+                " WHERE state = 'PROCESSING'",
                 (self._clock(),),
             )
             added = self._db.execute(
@@ -122,7 +123,8 @@ class Journal:
         """Return operations, newest first."""
         where, args = ("WHERE service = ?", (service,)) if service else ("", ())
         rows = self._db.execute(
-            f"SELECT id, service, verb, state, pid, started_at, ended_at, error FROM operations {where} ORDER BY id DESC",
+            "SELECT id, service, verb, state, pid, started_at, ended_at, error"
+            f" FROM operations {where} ORDER BY id DESC",
             args,
         )
         return [Operation(*row) for row in rows]
@@ -156,13 +158,11 @@ class Journal:
 
     def rows(self, service: str = "") -> dict[str, Row]:
         """Return what is remembered of instances, by id."""
-        where, args = ("WHERE service = ?", (service,)) if service else ("", ())
-        rows = self._db.execute(
-            "SELECT id, service, function, replica, form, why, image, ports, machine, hosts, started_at, ready_pid,"
-            f" ready_after_s FROM instances {where} ORDER BY service, function, replica",
-            args,
-        )
-        return {row[0]: Row(*row[:7], _ports(row[7]), *row[8:]) for row in rows}
+        return self._select("WHERE service = ?", service) if service else self._select("")
+
+    def row(self, instance_id: str) -> Row | None:
+        """Return what is remembered of one instance."""
+        return self._select("WHERE id = ?", instance_id).get(instance_id)
 
     def keep_rows(self, rows: Iterable[Row]) -> None:
         """Remember instances' identity, before anything is made of them; how they were last seen is kept."""
@@ -186,18 +186,31 @@ class Journal:
         """Remember which names of neighbours an instance was told."""
         self._db.execute("UPDATE instances SET hosts = ? WHERE id = ?", (digest, instance_id))
 
-    def was_started(self, instance_id: str, hosts: str) -> None:
-        """Remember that an instance was made and started just now, with those neighbours' names."""
+    def was_created(self, instance_id: str, hosts: str) -> None:
+        """Remember that an instance was made anew, with those neighbours' names."""
         self._db.execute(
-            "UPDATE instances SET started_at = ?, hosts = ?, ready_pid = NULL, ready_after_s = NULL WHERE id = ?",
-            (self._clock(), hosts, instance_id),
+            "UPDATE instances SET hosts = ?, started_at = NULL, ready_pid = NULL, ready_after_s = NULL WHERE id = ?",
+            (hosts, instance_id),
         )
 
-    def was_ready(self, instance_id: str, pid: int, after_s: float) -> None:
-        """Remember that the instance's process `pid` was seen to be ready, seconds after its creation began."""
+    def was_started(self, instance_id: str, ago_s: float) -> None:
+        """Remember that an instance was started; its creation began `ago_s` ago, waiting for others left out."""
+        self._db.execute("UPDATE instances SET started_at = ? WHERE id = ?", (self._clock() - ago_s, instance_id))
+
+    def was_ready(self, instance_id: str, pid: int) -> None:
+        """Remember that the instance's process `pid` was seen to be ready, just now."""
         self._db.execute(
-            "UPDATE instances SET ready_pid = ?, ready_after_s = ? WHERE id = ?", (pid, after_s, instance_id)
+            "UPDATE instances SET ready_pid = ?, ready_after_s = ? - started_at WHERE id = ?",
+            (pid, self._clock(), instance_id),
         )
+
+    def _select(self, where: str, *args: str) -> dict[str, Row]:
+        rows = self._db.execute(
+            "SELECT id, service, function, replica, form, why, image, ports, machine, hosts, started_at, ready_pid,"
+            f" ready_after_s FROM instances {where} ORDER BY service, function, replica",
+            args,
+        )
+        return {row[0]: Row(*(*row[:7], _ports(row[7]), *row[8:])) for row in rows}
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)

@@ -1,6 +1,7 @@
 """Descriptors and values: what is desired and what was seen. No I/O; knows no other package."""
 
 from isoform.model.codec import dump, dump_instance, fingerprint, load, load_instance
+from isoform.model.hosts import hosts_file
 from isoform.model.image import Image, Layer, User
 from isoform.model.instance import (
     Attachment,
@@ -40,6 +41,7 @@ __all__ = [
     "dump",
     "dump_instance",
     "fingerprint",
+    "hosts_file",
     "load",
     "load_instance",
     "silent",

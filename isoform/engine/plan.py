@@ -1,0 +1,184 @@
+"""The plan: what must change so that the world is as desired. Pure and sorted; `--dry-run` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from isoform.engine.desired import Desired, Wish
+from isoform.engine.observe import Seen, World, is_ready
+from isoform.engine.step import (
+    AddLink,
+    Attach,
+    Create,
+    Detach,
+    DropVolume,
+    Prove,
+    Remove,
+    RemoveLink,
+    Start,
+    Step,
+    Tell,
+)
+from isoform.model import fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One line of a plan, in the user's words."""
+
+    sign: str  # "+" made, "~" changed, "-" removed
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps in an order that works one by one, what each waits for, and the changes that they add up to."""
+
+    steps: tuple[Step, ...] = ()
+    needs: dict[str, frozenset[str]] = field(default_factory=dict)  # step id -> ids of the steps that go first
+    changes: tuple[Change, ...] = ()
+    unchanged: int = 0
+
+
+class _Draft:
+    """A plan in the making."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Step] = {}
+        self.needs: dict[str, frozenset[str]] = {}
+        self.changes: list[Change] = []
+
+    def add(self, step: Step, needs: Iterable[str] = ()) -> str:
+        self.steps.setdefault(step.id, step)
+        self.needs[step.id] = self.needs.get(step.id, frozenset()) | frozenset(needs)
+        return step.id
+
+    def plan(self, unchanged: int) -> Plan:
+        known = {one: frozenset(need for need in needs if need in self.steps) for one, needs in self.needs.items()}
+        return Plan(tuple(self.steps.values()), known, tuple(self.changes), unchanged)
+
+
+def plan(desired: Desired, world: World, kinds: dict[str, str]) -> Plan:
+    """Return the steps from `world` to `desired`.
+
+    Args:
+        kinds: the kind of attachment ("netns", "tap") that each form is handed, by form name.
+    """
+    draft = _Draft()
+    wishes = {wish.id: wish for wish in desired.wishes}
+    fit = {wish.id for wish in desired.wishes if _fits(wish, world)}
+    removed = _removals(draft, wishes, fit, world)
+    changed_links = _links(draft, desired, world)
+    unchanged = sum(_instance(draft, wish, wish.id in fit, world, removed, kinds) for wish in desired.wishes)
+    _goodbyes(draft, desired, world, wishes, removed)
+    return draft.plan(unchanged + len(desired.links) - changed_links)
+
+
+def _fits(wish: Wish, world: World) -> bool:
+    """Whether what runs (or is made) is exactly what is wanted."""
+    seen = world.instances.get(wish.id, ())
+    return (
+        len(seen) == 1
+        and seen[0].form == wish.instance.form
+        and seen[0].observation.state in ("running", "created")
+        and seen[0].observation.fingerprint == fingerprint(wish.instance)
+        and wish.attached_as.id in (wish.id if not wish.instance.ports else "", *world.attached)
+    )
+
+
+def _removals(draft: _Draft, wishes: dict[str, Wish], fit: set[str], world: World) -> dict[str, list[str]]:
+    """Plan the end of every instance that is not as wanted; return the steps' ids by instance id."""
+    removed: dict[str, list[str]] = {}
+    for one, seen in sorted(world.instances.items()):
+        if one not in fit:
+            removed[one] = [draft.add(Remove(one, each.form)) for each in seen]
+            if one not in wishes:
+                draft.changes.append(Change("-", _label(one), f"{seen[0].form}  removed"))
+    return removed
+
+
+def _links(draft: _Draft, desired: Desired, world: World) -> int:
+    changed = 0
+    for link in desired.links:
+        if world.links.get(link.id) != link:
+            changed += 1
+            draft.add(AddLink(link))
+            sign, verb = ("~", "changed") if link.id in world.links else ("+", "made")
+            ranges = ", ".join(part for part in (link.cidr, link.cidr6) if part)
+            draft.changes.append(Change(sign, f"link {link.name}", f"{ranges}  {verb}"))
+    return changed
+
+
+def _instance(
+    draft: _Draft, wish: Wish, fits: bool, world: World, removed: dict[str, list[str]], kinds: dict[str, str]
+) -> int:
+    """Plan one instance; return 1 if nothing about it changes, else 0."""
+    row, seen = world.rows.get(wish.id), world.instances.get(wish.id, ())
+    prove = Prove(wish)
+    start_needs = {f"prove {other}" for other in wish.after}
+    if fits:
+        observation = seen[0].observation
+        if observation.state == "running" and is_ready(row, observation):
+            if row is not None and row.hosts != wish.hosts:
+                draft.add(Tell(wish))
+                text = f"{wish.instance.form}  told its neighbours' names"
+                draft.changes.append(Change("~", wish.instance.label, text))
+                return 0
+            return 1
+        started = draft.add(Start(wish), start_needs)
+        draft.add(prove, [started])
+        draft.changes.append(Change("~", wish.instance.label, f"{wish.instance.form}  finished starting"))
+        return 0
+    # A member of a machine is made anew only once all that was in the machine is gone.
+    company = (wish.id, *wish.attached_as.members)
+    gone = [step for one in company for step in removed.get(one, ())]
+    attach = [*gone, *(f"add-link {wish.instance.service}.{port.link}" for port in wish.attached_as.ports)]
+    attached = draft.add(Attach(wish.attached_as, kinds[wish.instance.form]), attach)
+    created = draft.add(Create(wish), [attached, *gone])
+    started = draft.add(Start(wish), [created, *start_needs])
+    draft.add(prove, [started])
+    draft.changes.append(_change(wish, seen))
+    return 0
+
+
+def _change(wish: Wish, seen: tuple[Seen, ...]) -> Change:
+    instance = wish.instance
+    if not seen:
+        return Change("+", instance.label, f"{instance.form}  created")
+    before = seen[0]
+    if before.form != instance.form:
+        return Change("~", instance.label, f"{before.form} → {instance.form}  addresses kept")
+    if before.observation.state not in ("running", "created"):
+        return Change("~", instance.label, f"{instance.form}  {before.observation.state}, started anew")
+    if before.observation.fingerprint == fingerprint(instance):
+        return Change("~", instance.label, f"{instance.form}  ports repaired")
+    return Change("~", instance.label, f"{instance.form}  replaced, addresses kept")
+
+
+def _goodbyes(
+    draft: _Draft, desired: Desired, world: World, wishes: dict[str, Wish], removed: dict[str, list[str]]
+) -> None:
+    """Plan the end of ports, links and volumes that nothing needs any more."""
+    wanted = {wish.attached_as.id for wish in wishes.values()}
+    all_gone = [step for steps in removed.values() for step in steps]
+    detached = [
+        draft.add(Detach(one), all_gone if one.endswith(".vm") else removed.get(one, ()))
+        for one in sorted(world.attached)
+        if one not in wanted
+    ]
+    for link in sorted(set(world.links) - {link.id for link in desired.links}):
+        draft.add(RemoveLink(link), detached)
+        draft.changes.append(Change("-", f"link {link.split('.')[1]}", "removed"))
+    used = {mount.source.rsplit("/", 1)[-1] for wish in wishes.values() for mount in wish.instance.mounts}
+    for volume in sorted(world.volumes - used):
+        name = volume.removesuffix(".img")
+        if name not in desired.kept_volumes:
+            draft.add(DropVolume(desired.service, volume), all_gone)
+            draft.changes.append(Change("-", f"volume {name}", "deleted"))
+
+
+def _label(instance_id: str) -> str:
+    service, function, replica = instance_id.split(".")[:3]
+    return f"{service}/{function}" + (f"-{replica}" if replica != "0" else "")
