@@ -143,7 +143,7 @@ def _opened(path: str, flags: int) -> Iterator[int]:
     try:
         fd = os.open(path, flags | os.O_CLOEXEC)
     except OSError as error:
-        raise StepFailed(f"cannot open {path}", why=error.strerror) from error
+        raise StepFailed(f"cannot open {path}", why=error.strerror or "") from error
     try:
         yield fd
     finally:
