@@ -8,7 +8,7 @@ help:  ## show these targets
 
 demo:  ## set up everything, bring up examples/edge and send requests through it (sudo)
 	@scripts/setup.sh run
-	@$(python) scripts/demo.py
+	@$(python) -m scripts.demo
 
 setup:  ## install the Debian packages and isoform with its development tools into .venv (sudo)
 	@scripts/setup.sh dev
@@ -26,7 +26,7 @@ bench: setup  ## measure against the bare recipes and podman, as JSON lines (sud
 	@$(python) -m bench
 
 forms: setup  ## run examples/edge in all 27 assignments of forms to functions (sudo)
-	@$(python) bench/forms27.py
+	@$(python) -m bench.forms27
 
 clean:  ## remove .venv and what tools have cached here; services and images stay
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
