@@ -160,6 +160,7 @@ def _compose(text: str, name: str) -> yaml.Node | None:
 
     base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a PyYAML built without libyaml is slower, no worse
     depth = 0
+    event: Any
     for event in yaml.parse(text, Loader=base):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
