@@ -78,14 +78,14 @@ async def facts(home: Home, refresh: bool = False) -> Facts:
 
 
 async def _probe(home: Home, machine: str, tools: dict[str, str]) -> Facts:
-    from isoform.host import cgroup, trial  # here: a kept answer needs none of it
+    from isoform.host import cgroup, features, trial  # here: a kept answer needs none of it
 
     layout = cgroup.layout()
     async with trial.folder(home) as folder:
         # alone, because they are timed
         trials = [await trial.runtime(home, folder, name, tools[name], layout) for name in RUNTIMES if tools[name]]
-        features, (erofs, overlay), version = await asyncio.gather(
-            asyncio.to_thread(trial.features, home, tools["nft"]),
+        network, (erofs, overlay), version = await asyncio.gather(
+            asyncio.to_thread(features.features, home, tools["nft"]),
             trial.erofs(folder, tools["mkfs.erofs"]),
             trial.qemu_version(tools[qemu_name(machine)]),
         )
@@ -94,5 +94,5 @@ async def _probe(home: Home, machine: str, tools: dict[str, str]) -> Facts:
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         cgroup=layout.mode, controllers=layout.controllers, runtime=fastest(tuple(trials)), runtimes=tuple(trials),
         qemu=tools[qemu_name(machine)], qemu_version=version, erofs=erofs, tools=tools,
-        features={"overlay": overlay, **features},
+        features={"overlay": overlay, **features.more(), **network},
     )
