@@ -78,19 +78,20 @@ apt_install() {
 }
 
 install_packages() {
-    local wanted line name names lacking
+    local wanted shown line name names lacking found
     wanted=$(missing)
     [ -n "$wanted" ] || return 0
+    shown=$(tr '\n' ' ' <<<"${wanted//|/ or }")
     command -v apt-get >/dev/null ||
-        fail "packages are missing: $(tr '\n' ' ' <<<"$wanted")" "this machine has no apt" \
+        fail "packages are missing: $shown" "this machine has no apt" \
              "use Debian 12 or Ubuntu 22.04 or later, or install them by other means"
-    [ "$(id -u)" = 0 ] || fail "Debian packages are missing: $(tr '\n' ' ' <<<"$wanted")" "only root can install them" "run it with sudo"
+    [ "$(id -u)" = 0 ] || fail "Debian packages are missing: $shown" "only root can install them" "run it with sudo"
     for line in $wanted; do
         for name in ${line//|/ }; do offered "$name" || { apt_update; break 2; }; done
     done
     names=() lacking=()
     for line in $wanted; do
-        local found=
+        found=
         for name in ${line//|/ }; do
             if offered "$name"; then names+=("$name"); found=yes; fi
         done
