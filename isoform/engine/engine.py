@@ -19,7 +19,7 @@ from isoform.engine.plan import Change, Plan, plan
 from isoform.engine.status import Status, status
 from isoform.engine.step import Context
 from isoform.errors import IsoformError, NotFound, WrongState
-from isoform.forms import Form
+from isoform.forms.form import Form
 from isoform.model import ExecSpec, LogLine, Progress, dump, load, silent
 
 Resolve = Callable[["dict[str, Row]"], Awaitable[Desired]]

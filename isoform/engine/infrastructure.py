@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoform.fabric import Fabric
-from isoform.forms import Form
+from isoform.forms.form import Form
 from isoform.model import Instance
 
 

@@ -119,17 +119,17 @@ def _instance(
     prove = Prove(wish)
     start_needs = {f"prove {other}" for other in wish.after}
     if fits:
-        observation = seen[0].observation
-        if observation.state == "running" and is_ready(row, observation):
-            if row is not None and row.hosts != wish.hosts:
-                draft.add(Tell(wish))
-                text = f"{wish.instance.form}  told its neighbours' names"
-                draft.changes.append(Change("~", wish.instance.label, text))
-                return 0
+        untold = row is None or row.hosts != wish.hosts
+        running = seen[0].observation.state == "running" and is_ready(row, seen[0].observation)
+        if not running:
+            started = draft.add(Start(wish), start_needs)
+            draft.add(prove, [started])
+        if untold:
+            draft.add(Tell(wish), [f"start {wish.id}"])
+        if running and not untold:
             return 1
-        started = draft.add(Start(wish), start_needs)
-        draft.add(prove, [started])
-        draft.changes.append(Change("~", wish.instance.label, f"{wish.instance.form}  finished starting"))
+        text = "told its neighbours' names" if running else "finished starting"
+        draft.changes.append(Change("~", wish.instance.label, f"{wish.instance.form}  {text}"))
         return 0
     # A member of a machine is made anew only once all that was in the machine is gone.
     company = (wish.id, *wish.attached_as.members)

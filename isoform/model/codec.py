@@ -19,6 +19,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 1 and 1.0 CPUs are one wish
     return value
 
 
