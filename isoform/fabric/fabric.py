@@ -63,7 +63,7 @@ class Fabric:
         prefix = f"{self._netns}-"
         namespaces = [name.removeprefix(prefix) for name in netns.names(prefix)]
         if not netns.exists(self._netns):
-            return FabricState(attached=dict.fromkeys(namespaces, "netns"))
+            return FabricState({}, dict.fromkeys(namespaces, "netns"), {})
         with Netlink(self._netns) as netlink:
             seen = state.look(netlink, self._mark)
             addresses = rtnl.addresses(netlink) if seen.bridges else {}

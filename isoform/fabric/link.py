@@ -66,7 +66,7 @@ def _index(netlink: Netlink, name: str, link: Link) -> int:
     (body,) = netlink.ask([rtnl.get_device(name)])
     if body is None:
         raise StepFailed(f"link {link.id} is gone as soon as made", why="another process removes the fabric")
-    return rtnl.device(body).index
+    return rtnl.device(body).ifindex
 
 
 def _undo(netlink: Netlink, name: str, link: Link, error: BaseException) -> None:
@@ -93,4 +93,4 @@ def remove(fabric: str, mark: str, link_id: str) -> None:
     with Netlink(fabric) as netlink:
         bridge = state.look(netlink, mark, links=[link_id]).bridges.get(link_id)
         if bridge is not None:
-            netlink.change([rtnl.remove_device(bridge.index, f"link {link_id}", (errno.ENODEV,))])
+            netlink.change([rtnl.remove_device(bridge.ifindex, f"link {link_id}", (errno.ENODEV,))])

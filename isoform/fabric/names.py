@@ -7,7 +7,7 @@ in the same system call that makes the device: nothing of ours is ever without i
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from isoform.errors import DescriptorError
 from isoform.model import Attachment, Instance, Link, Port
@@ -45,8 +45,7 @@ def mac_for(instance_id: str, link: str) -> str:
     return ":".join(("02", *(digits[i : i + 2] for i in range(0, 10, 2))))
 
 
-@dataclass(frozen=True, slots=True)
-class PortAlias:
+class PortAlias(NamedTuple):
     """What the alias of a port's end in the fabric says."""
 
     instance_id: str

@@ -11,9 +11,8 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from isoform.errors import HostLacks, StepFailed
 from isoform.host import netns
@@ -41,8 +40,7 @@ class NetlinkError(StepFailed):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One message to the kernel."""
 
     kind: int  # RTM_…

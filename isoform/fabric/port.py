@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from isoform.errors import StepFailed, WrongState
 from isoform.fabric import names, rtnl, state, sysctl, tap
@@ -73,11 +72,11 @@ class Ports:
         """Return what joins a good port to its link again, as after a link was removed and made anew."""
         port = next(one for one in self._instance.ports if one.interface == seen.says.interface)
         bridge = bridges.get(seen.says.link)
-        master = bridge.index if bridge else 0
+        master = bridge.ifindex if bridge else 0
         if seen.device.is_up and seen.device.mtu == port.mtu and seen.device.master == master and master:
             return []
         subject = self._subject(port)
-        joined = rtnl.set_device(seen.device.index, subject, mtu=port.mtu, master=master, up=True)
+        joined = rtnl.set_device(seen.device.ifindex, subject, mtu=port.mtu, master=master, up=True)
         return [joined, *self._neighbours(port, master)]
 
     def _check_links(self, bridges: Mapping[str, Device]) -> None:
@@ -113,7 +112,7 @@ class Ports:
         return f"{self._instance.id}: interface {port.interface}" + (f": {what}" if what else "")
 
     def _alias(self, port: Port, done: bool) -> Request:
-        says = self._wanted[port.interface] if done else replace(self._wanted[port.interface], fingerprint=HALF_MADE)
+        says = self._wanted[port.interface] if done else self._wanted[port.interface]._replace(fingerprint=HALF_MADE)
         device = names.port_device(self._instance.id, port.interface)
         return rtnl.set_device(device, self._subject(port), alias=says.text(self._mark))
 
@@ -131,7 +130,7 @@ class Ports:
             made = []
             for port in ports:
                 device = names.port_device(self._instance.id, port.interface)
-                master = bridges[self._wanted[port.interface].link].index
+                master = bridges[self._wanted[port.interface].link].ifindex
                 pair = rtnl.add_veth(device, master, port.mtu, port.interface, port.mac, file, self._subject(port))
                 made += [pair, self._alias(port, done=False)]
             netlink.change(made)
@@ -145,7 +144,7 @@ class Ports:
     def _finish(self, ports: Sequence[Port], bridges: Mapping[str, Device]) -> list[Request]:
         requests = []
         for port in ports:
-            requests += self._neighbours(port, bridges[self._wanted[port.interface].link].index)
+            requests += self._neighbours(port, bridges[self._wanted[port.interface].link].ifindex)
             requests.append(self._alias(port, done=True))
         return requests
 
@@ -154,7 +153,7 @@ class Ports:
         for port, body in zip(ports, found, strict=True):
             if body is None:
                 raise StepFailed(f"{self._subject(port)} is gone as soon as made", why="another process removed it")
-            index = rtnl.device(body).index
+            index = rtnl.device(body).ifindex
             requests.append(rtnl.set_device(index, self._subject(port), up=True))
             requests += [
                 rtnl.add_address(index, one, self._subject(port, f"address {one}")) for one in port.addresses
@@ -172,7 +171,7 @@ class Ports:
             device, subject = names.port_device(self._instance.id, port.interface), self._subject(port)
             with tap.new_tap(self._fabric, device):
                 joined = rtnl.set_device(
-                    device, subject, mtu=port.mtu, master=bridges[self._wanted[port.interface].link].index, up=True
+                    device, subject, mtu=port.mtu, master=bridges[self._wanted[port.interface].link].ifindex, up=True
                 )
                 netlink.change([self._alias(port, done=False), joined, *self._finish([port], bridges)])
 
@@ -188,7 +187,7 @@ def remove(netlink: Netlink, ports: Sequence[SeenPort]) -> None:
         for index, address, mac in rtnl.permanent_neighbours(netlink)
         if (index, mac) in there
     ]
-    requests += [rtnl.remove_device(one.device.index, _name(one.says), gone) for one in ports]
+    requests += [rtnl.remove_device(one.device.ifindex, _name(one.says), gone) for one in ports]
     netlink.change(requests)
 
 

@@ -6,7 +6,7 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from isoform.fabric.netlink import (
     CREATE,
@@ -45,11 +45,10 @@ _ROUTE = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, tab
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(NamedTuple):
     """A network device as the kernel describes it."""
 
-    index: int
+    ifindex: int
     name: str
     alias: str
     kind: str  # "bridge", "veth", "tun"; "" for lo
@@ -139,7 +138,7 @@ def device(body: bytes) -> Device:
     found = attributes(body, _LINK.size)
     info = attributes(found.get(_LINKINFO, b""))
     return Device(
-        index=index,
+        ifindex=index,
         name=found[_IFNAME].rstrip(b"\0").decode(),
         alias=found.get(_ALIAS, b"").rstrip(b"\0").decode(errors="replace"),
         kind=info.get(_INFO_KIND, b"").rstrip(b"\0").decode(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from isoform.fabric import names, rtnl
 from isoform.fabric.names import PortAlias
@@ -14,8 +14,7 @@ from isoform.model import Link
 KINDS = {"veth": "netns", "tun": "tap"}
 
 
-@dataclass(frozen=True, slots=True)
-class SeenPort:
+class SeenPort(NamedTuple):
     """A port as the kernel has it: its end in the fabric, and what its alias says of the whole."""
 
     device: Device
@@ -27,17 +26,15 @@ class SeenPort:
         return KINDS.get(self.device.kind, "")
 
 
-@dataclass(frozen=True, slots=True)
-class FabricState:
+class FabricState(NamedTuple):
     """Links and ports of a home."""
 
-    links: Mapping[str, Link | None] = field(default_factory=dict)  # by id; None: there, but not as it was asked for
-    attached: Mapping[str, str] = field(default_factory=dict)  # instance id -> kind, half-made ones too
-    ports: Mapping[str, tuple[SeenPort, ...]] = field(default_factory=dict)  # by instance id
+    links: Mapping[str, Link | None]  # by id; None: there, but not as it was asked for
+    attached: Mapping[str, str]  # instance id -> kind, half-made ones too
+    ports: Mapping[str, tuple[SeenPort, ...]]  # by instance id
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """Devices of a home's fabric, sorted out."""
 
     bridges: Mapping[str, Device]  # by the id of the link
@@ -68,7 +65,7 @@ def state(seen: Seen, mark: str, addresses: Mapping[int, list[str]], namespaces:
     for port in seen.ports:
         attached.setdefault(port.says.instance_id, port.kind)
         ports[port.says.instance_id] = (*ports.get(port.says.instance_id, ()), port)
-    links = {one: _as_asked(mark, bridge, addresses.get(bridge.index, [])) for one, bridge in seen.bridges.items()}
+    links = {one: _as_asked(mark, bridge, addresses.get(bridge.ifindex, [])) for one, bridge in seen.bridges.items()}
     return FabricState(links, attached, ports)
 
 
