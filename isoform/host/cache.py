@@ -47,6 +47,12 @@ def read(home: Home, section: str, key: str) -> Any | None:
     return None if until is not None and time.time() >= until else kept.get("value")
 
 
+def last(home: Home, section: str) -> Any | None:
+    """Return what is kept under `section`, whatever it was found under; None if there is nothing."""
+    kept = _load(home).get(section)
+    return kept.get("value") if isinstance(kept, dict) else None
+
+
 def write(home: Home, section: str, key: str, value: Any, keep_s: float | None = None) -> None:
     """Keep `value` for `keep_s` seconds, or until `key` changes. Only for who holds `lock`. Raises: OSError."""
     everything = _load(home)
