@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from isoform.images import recipe
 from isoform.model import descriptor
-from isoform.units import format_bytes, format_seconds
+from isoform.units import format_bytes
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "descriptor.md"
 _TABLE = re.compile(r"(<!-- keys (\w+)\.(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -19,13 +19,13 @@ _MODULES = {"descriptor": descriptor, "recipe": recipe}
 
 
 def default(name: str, field: FieldInfo) -> str:
-    """Return in words what holds where the key is left out; "" where its meaning says so already or there is nothing."""
+    """Return in words what holds where the key is left out; "" where its meaning says it or there is nothing."""
     value = field.default
     if field.is_required():
         return " (required)"
     if "default" in (field.description or "") or isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return ""
-    shown = (format_bytes(int(value)) if name.endswith("_bytes") else format_seconds(float(value))
+    shown = (format_bytes(int(value)) if name.endswith("_bytes") else f"{value:g}s"
              if name.endswith("_s") else f"{value:g}" if isinstance(value, (int, float)) else value)
     return f" (default `{shown}`)" if shown else ""
 
