@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 from isoform.errors import DescriptorError
@@ -76,9 +77,14 @@ def _explain(first: dict[str, Any], path: Path, document: Document, model: type[
 
 
 def _unknown_key(key: str, inside: str, known: list[str]) -> tuple[str, str, str]:
-    near = difflib.get_close_matches(key, known, 1)
     why = f"known keys here: {', '.join(known)}" if known else ""
-    return f"unknown key `{key}`{inside}", why, f"did you mean `{near[0]}`?" if near else "remove it, or mend its name"
+    return f"unknown key `{key}`{inside}", why, did_you_mean(key, known) or "remove it, or mend its name"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "did you mean `web`?" where one of the known words is near; else ""."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean `{near[0]}`?" if near else ""
 
 
 def _written(value: Any, path: Path, document: Document) -> str:
@@ -92,15 +98,17 @@ def _written(value: Any, path: Path, document: Document) -> str:
 
 def known_keys(model: type[BaseModel], path: Path) -> list[str]:
     """Return the keys that a model takes at `path`, in the order of its fields; [] where any key goes."""
-    found = _field(model, path)
-    fields: dict[str, Any] = getattr(found, "model_fields", {})
-    return [info.alias or name for name, info in fields.items()]
+    return list(_by_key(_field(model, path)))
+
+
+def _by_key(model: Any) -> dict[str, Any]:
+    return {info.alias or name: info for name, info in getattr(model, "model_fields", {}).items()}
 
 
 def _example(model: type[BaseModel] | None, path: Path) -> str:
     if model is None or not path or not isinstance(path[-1], str):
         return ""
-    info = getattr(_field(model, path[:-1]), "model_fields", {}).get(path[-1])
+    info = _by_key(_field(model, path[:-1])).get(path[-1])
     return f", for example `{path[-1]}: {info.examples[0]}`" if info is not None and info.examples else ""
 
 
@@ -111,11 +119,11 @@ def _field(annotation: Any, path: Path) -> Any:
         return _field(arguments[0], path)
     if origin in (Union, types.UnionType):
         return next((found for part in arguments if (found := _field(part, path)) is not None), None)
-    fields = getattr(annotation, "model_fields", None)
-    if fields is not None:
+    if hasattr(annotation, "model_fields"):
         if not path:
             return annotation
-        return _field(fields[path[0]].annotation, path[1:]) if path[0] in fields else None
+        info = _by_key(annotation).get(str(path[0]))
+        return _field(info.annotation, path[1:]) if info else None
     if arguments and path:
         return _field(arguments[1 if origin is not list and origin is not tuple else 0], path[1:]) \
             if origin in (dict, list, tuple) or len(arguments) == 2 else None

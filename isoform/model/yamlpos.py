@@ -50,12 +50,21 @@ class Document:
         A block below a key is at its key. With `key`, the place of the key itself.
         """
         while path and path not in self._values:
-            path, key = path[:-1], False
+            item = self._item(path)
+            path, key = item or path[:-1], False
         for length in range(len(path), 0, -1):
             if path[:length] in self._named:
                 return self._named[path[:length]]
         line, column = (self._keys if key or path in self._blocks else self._values).get(path) or self._values[path]
         return f"{self.name}:{line}:{column}"
+
+    def _item(self, path: Path) -> Path:
+        """Return the path of a list's item "core" or "core=…" for `core` inside that list; () if there is none."""
+        if path[:-1] in self._values and isinstance(items := self.at(path[:-1]), list):
+            for index, item in enumerate(items):
+                if item == path[-1] or (isinstance(item, str) and item.startswith(f"{path[-1]}=")):
+                    return (*path[:-1], index)
+        return ()
 
     def has(self, path: Path) -> bool:
         """Return whether a value was written at `path`."""
@@ -73,27 +82,27 @@ class Document:
         return value
 
     def put(self, path: Path, other: Document, place: str) -> None:
-        """Lay the value `other.data["value"]` at `path`, whose parent exists; `place` names where it was said."""
-        parent = self.at(path[:-1])
+        """Lay the value `other.data["value"]` at `path`; `place` says where it comes from. Parents are made."""
+        parent: Any = self.data
+        for length in range(1, len(path)):
+            if not self.has(path[:length]) or parent[path[length - 1]] is None:
+                parent[path[length - 1]] = {}
+                self._values[path[:length]], self._named[path[:length]] = (1, 1), place
+            parent = parent[path[length - 1]]
         parent[path[-1]] = other.data["value"]
-        for mine in (self._values, self._keys, self._texts, self._named):
+        for mine in (self._values, self._keys, self._texts, self._named, self._blocks):
             for old in [p for p in mine if p[: len(path)] == path]:
-                del mine[old]
-        for old in [p for p in self._blocks if p[: len(path)] == path]:
-            self._blocks.discard(old)
-        for theirs, value in other._values.items():
-            if theirs[:1] == ("value",):
-                self._values[path + theirs[1:]] = value
-        for theirs, text in other._texts.items():
-            self._texts[path + theirs[1:]] = text
+                mine.discard(old) if isinstance(mine, set) else mine.pop(old)
+        self._values.update({path + p[1:]: mark for p, mark in other._values.items() if p})
+        self._texts.update({path + p[1:]: text for p, text in other._texts.items()})
         self._named[path] = place
 
-    def validate(self, model: type[Model]) -> Model:
-        """Return the document as `model`. Raises: DescriptorError with the place of the first fault."""
+    def validate(self, model: type[Model], data: dict[str, Any] | None = None) -> Model:
+        """Return the document's data, or what was made of it, as `model`. Raises: DescriptorError with a place."""
         from pydantic import ValidationError
 
         try:
-            return model.model_validate(self.data)
+            return model.model_validate(self.data if data is None else data)
         except ValidationError as error:
             raise validation_error(error, self, model) from error
 
