@@ -123,6 +123,11 @@ class Engine:
             raise self._unknown(service, function)
         return found
 
+    def layers_in_use(self) -> frozenset[str]:
+        """Return the digests of the image layers that the wanted instances of all services use."""
+        wishes = [wish for service in self._journal.services() for wish in self._desired(service).wishes]
+        return frozenset(layer.digest for wish in wishes if wish.instance.image for layer in wish.instance.image.layers)
+
     def _find(self, service: str, function: str, replica: int) -> tuple[Form, Row]:
         row = self._journal.row(f"{service}.{function}.{replica}")
         if row is None:

@@ -102,19 +102,20 @@ async def attempts(probe: Probe, interval_s: float, deadline_s: float, at_once: 
 def _probe(ready: Ready, wish: Wish, infra: Infrastructure) -> Probe:
     if ready.kind == "exec":
         return lambda: _exec_says_yes(ready, wish, infra)
-    addresses = [address.split("/")[0] for port in wish.instance.ports for address in port.addresses]
+    service = wish.instance.service
+    places = [(f"{service}.{port.link}", one.split("/")[0]) for port in wish.instance.ports for one in port.addresses]
 
     async def any_answers() -> bool:
-        answers = await asyncio.gather(*(_answers(ready, address, infra.fabric) for address in addresses))
+        answers = await asyncio.gather(*(_answers(ready, *place, infra.fabric) for place in places))
         return any(answers)
 
     return any_answers
 
 
-async def _answers(ready: Ready, address: str, fabric: Fabric) -> bool:
+async def _answers(ready: Ready, link: str, address: str, fabric: Fabric) -> bool:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        with fabric.socket(family, socket.SOCK_STREAM) as connection:
+        with fabric.socket(family, socket.SOCK_STREAM, link) as connection:
             async with asyncio.timeout(_ATTEMPT_S):
                 await asyncio.get_running_loop().sock_connect(connection, (address, ready.port))
                 return ready.kind == "tcp" or await _http_says_yes(ready, address, connection)

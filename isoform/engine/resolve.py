@@ -16,7 +16,7 @@ from isoform.forms.form import Form
 from isoform.images import Images
 from isoform.model import File, Image, Instance, Lack, Link, Mount, Port, Process, Progress, Route, Size
 from isoform.model.addresses import plan_hosts, plan_links, plan_ports
-from isoform.model.descriptor import FunctionSpec, Parsed, ReadySpec, ServiceSpec, with_forms
+from isoform.model.descriptor import FunctionSpec, Parsed, ReadySpec, ServiceSpec, parse, with_forms
 from isoform.units import format_bytes
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -232,3 +232,14 @@ def _machine(name: str, inside: Sequence[Instance]) -> Instance:
         members=tuple(one.id for one in inside),
         carries=tuple(images.values()),
     )
+
+
+def read_descriptor(path: Path, variables: Mapping[str, str], overrides: Sequence[str]) -> Parsed:
+    """Read and check the descriptor at `path`. Raises: DescriptorError with the place of what is wrong."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise DescriptorError(
+            f"cannot read {path}", why=str(error.strerror), fix="name the service's file, for example service.yaml"
+        ) from error
+    return parse(text, str(path), variables, overrides)
