@@ -78,8 +78,12 @@ def create(name: str) -> None:
     except OSError as error:
         failure.append(error)
     if failure:
-        delete(name)
-        raise StepFailed(f"cannot make the network namespace {name}", why=str(failure[0])) from failure[0]
+        failed = StepFailed(f"cannot make the network namespace {name}", why=str(failure[0]))
+        try:
+            delete(name)
+        except StepFailed as also:
+            failed.add_note(str(also))
+        raise failed from failure[0]
 
 
 def _set_up() -> None:
