@@ -40,23 +40,15 @@ def place(path: str, links: Mapping[str, str]) -> str:
     return str(done)
 
 
-def _source(name: str, spec: str | FileEntry) -> tuple[str | None, tuple[str | int, ...]]:
-    """Return the file that an entry is copied from, and where the recipe says so."""
-    if isinstance(spec, str):
-        return spec, ("files", name)
-    return spec.source, ("files", name, "source")
-
-
 def sources_of(recipe: Recipe, document: Document, base: Path) -> list[Path]:
     """Return all files and folders that a recipe's `files` are copied from. Raises: DescriptorError."""
     found: list[Path] = []
     for name, spec in recipe.files.items():
-        source, where = _source(name, spec)
-        if source is None:
+        if spec.source is None:
             continue
-        path = base / source
+        path = base / spec.source
         if not path.is_file() and not path.is_dir():
-            raise DescriptorError(f"{document.where(where)}: {path} does not exist",
+            raise DescriptorError(f"{document.where(('files', name, 'source'))}: {path} does not exist",
                                   fix="mend the path; it is relative to the recipe")
         found += [path, *_below(path)]
     return found
@@ -77,12 +69,11 @@ def lay_files(tree: Path, recipe: Recipe, document: Document, folders: Mapping[s
     Raises: DescriptorError.
     """
     for name, spec in sorted(recipe.files.items()):
-        source, _ = _source(name, spec)
         try:
             real = place(str(PurePosixPath(name)), links)
         except ValueError as error:
             raise DescriptorError(f"{document.where(('files', name), key=True)}: {error}", fix="mend it") from error
-        origin = Path(document.name).parent / source if source is not None else None
+        origin = Path(document.name).parent / spec.source if spec.source is not None else None
         if real in folders and not (origin and origin.is_dir()):
             raise DescriptorError(f"{document.where(('files', name), key=True)}: {name} is a folder of the packages",
                                   fix="name a file in it")
@@ -91,11 +82,10 @@ def lay_files(tree: Path, recipe: Recipe, document: Document, folders: Mapping[s
         if path.is_symlink() or path.is_file():
             path.unlink()
         if origin is None:
-            assert isinstance(spec, FileEntry)
             _make(path, spec)
         else:
             _copy(origin, path, tree, folders)
-        if isinstance(spec, FileEntry) and spec.mode and not path.is_symlink():
+        if spec.mode and not path.is_symlink():
             path.chmod(int(spec.mode, 8))
 
 

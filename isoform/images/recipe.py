@@ -53,7 +53,7 @@ class Recipe(BaseModel):
         [], description="Debian packages; what they depend on comes with them", examples=["[nginx-light, iproute2]"])
     users: list[Annotated[str, Field(pattern=USER)]] = Field(
         [], description="system users to make, each with a group of its name; numbered from 100", examples=["[dns]"])
-    files: dict[str, str | FileEntry] = Field(
+    files: dict[str, FileEntry] = Field(
         {}, description="path in the image -> file or folder beside the recipe, or its content",
         examples=["{/etc/motd: motd}"])
     entrypoint: list[str] = Field([], description="what runs", examples=["[/usr/sbin/nginx]"])
@@ -68,7 +68,7 @@ class Recipe(BaseModel):
 
     @field_validator("files", mode="after")
     @classmethod
-    def _absolute(cls, files: dict[str, str | FileEntry]) -> dict[str, str | FileEntry]:
+    def _absolute(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
         for path in files:
             if not path.startswith("/") or path == "/" or ".." in path.split("/") or "\0" in path:
                 raise PydanticCustomError("path", "{path} is not an absolute path without `..`",
@@ -90,8 +90,7 @@ def read(path: Path) -> tuple[Recipe, Document]:
     except OSError as error:
         raise DescriptorError(f"recipe {path} cannot be read", why=str(error.strerror), fix="mend the path") from error
     document = load(text, str(path))
-    _texts(document, "files", "mode", nested=True)
-    _texts(document, "env", "", nested=False)
+    _write_out(document)
     recipe = document.validate(Recipe)
     if not (recipe.packages or recipe.files):
         raise DescriptorError(f"{document.where(())}: the recipe makes an empty image",
@@ -99,13 +98,15 @@ def read(path: Path) -> tuple[Recipe, Document]:
     return recipe, document
 
 
-def _texts(document: Document, key: str, inner: str, nested: bool) -> None:
-    """Take numbers and truth values as they were written: a mode of 0755, a PORT of 08."""
-    outer = document.data.get(key)
-    if not isinstance(outer, dict):
-        return  # validation says so
-    for name, value in list(outer.items()):
-        if nested and isinstance(value, dict) and (text := document.text((key, name, inner))) is not None:
-            value[inner] = text.removeprefix("0o")
-        elif not nested and (text := document.text((key, name))):
-            outer[name] = text
+def _write_out(document: Document) -> None:
+    """Write short forms out, and take numbers as they were written: a mode of 0755, a PORT of 08."""
+    data = document.data
+    files, env = ({} if not isinstance(data.get(key), dict) else data[key] for key in ("files", "env"))
+    for name, value in list(files.items()):
+        if isinstance(value, str):
+            files[name] = {"source": value}
+        elif isinstance(value, dict) and (text := document.text(("files", name, "mode"))) is not None:
+            value["mode"] = text.removeprefix("0o")
+    for name in env:
+        if text := document.text(("env", name)):
+            env[name] = text
