@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Mapping, Sequence
 
 from isoform.errors import StepFailed, WrongState
@@ -23,6 +24,7 @@ _DEFAULT = {"default": "0.0.0.0/0", "default6": "::/0"}
 # A new namespace has the host's rp_filter; a guest's kernel has its own, and forms must not differ. Addresses given by
 # the fabric are known to be unique: waiting a second for duplicates would be the longest part of a start.
 _SETTINGS = {"ipv4/conf/all/rp_filter": "0", "ipv4/conf/default/rp_filter": "0", "ipv6/conf/default/accept_dad": "0"}
+_CARRIER_TRIES, _CARRIER_PAUSE_S = 200, 0.001
 
 
 class Ports:
@@ -60,10 +62,12 @@ class Ports:
             has_netns = self._kind == "netns" and netns.exists(self._own)
             good = {one.says.interface for one in seen.ports if self._is_good(one) and (has_netns or one.kind == "tap")}
             remove(netlink, [one for one in seen.ports if one.says.interface not in good])
-            for one in seen.ports:
-                if one.says.interface in good:
-                    netlink.change(self._mend(one, seen.bridges))
-            self._make([one for one in self._instance.ports if one.interface not in good], seen.bridges, netlink)
+            mending = [one for kept in seen.ports if kept.says.interface in good for one in self._mend(kept, seen.bridges)]
+            netlink.change(mending)
+            missing = [one for one in self._instance.ports if one.interface not in good]
+            self._make(missing, seen.bridges, netlink)
+            if self._kind == "netns" and (mending or missing):
+                self._wait_for_carrier(netlink)
 
     def _is_good(self, seen: SeenPort) -> bool:
         return seen.kind == self._kind and self._wanted.get(seen.says.interface) == seen.says
@@ -141,6 +145,19 @@ class Ports:
             inside.change([*self._inside_addresses(ports, found), *self._inside_routes()])
         netlink.change(self._finish(ports, bridges))
 
+    def _wait_for_carrier(self, netlink: Netlink) -> None:
+        """Return once frames pass, so that a probe's first SYN is not lost: the next would come a second later.
+
+        A bridge opens a port when the kernel has worked off the news of its carrier. To ask for the device makes it
+        do so at once from Linux 6.8 on; before, it does so in a few milliseconds.
+        """
+        ports = [names.port_device(self._instance.id, port.interface) for port in self._instance.ports]
+        asked = [rtnl.get_device(name) for name in (*ports, *map(names.link_device, self._links))]
+        for _ in range(_CARRIER_TRIES):
+            if all(body is None or rtnl.device(body).is_operational for body in netlink.ask(asked)):
+                return
+            time.sleep(_CARRIER_PAUSE_S)
+
     def _finish(self, ports: Sequence[Port], bridges: Mapping[str, Device]) -> list[Request]:
         requests = []
         for port in ports:
@@ -173,7 +190,8 @@ class Ports:
                 joined = rtnl.set_device(
                     device, subject, mtu=port.mtu, master=bridges[self._wanted[port.interface].link].ifindex, up=True
                 )
-                netlink.change([self._alias(port, done=False), joined, *self._finish([port], bridges)])
+                netlink.change([self._alias(port, done=False), joined])
+        netlink.change(self._finish(ports, bridges))  # once the taps stay: detach finds neighbours by their port
 
 
 def remove(netlink: Netlink, ports: Sequence[SeenPort]) -> None:

@@ -27,7 +27,8 @@ _NEW_ADDRESS, _DEL_ADDRESS, _GET_ADDRESS = 20, 21, 22
 _NEW_ROUTE = 24
 _NEW_NEIGHBOUR, _DEL_NEIGHBOUR, _GET_NEIGHBOUR = 28, 29, 30
 
-_ADDRESS, _IFNAME, _MTU, _MASTER, _LINKINFO, _ALIAS = 1, 3, 4, 10, 18, 20
+_ADDRESS, _IFNAME, _MTU, _MASTER, _OPERSTATE, _LINKINFO, _ALIAS = 1, 3, 4, 10, 16, 18, 20
+_OPERATIONAL = b"\6"  # IF_OPER_UP
 _NETNS_FD, _EXT_MASK, _TX_QUEUES, _RX_QUEUES = 28, 29, 31, 32
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
 _SKIP_STATISTICS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: a quarter of the bytes of each answer
@@ -54,7 +55,8 @@ class Device(NamedTuple):
     kind: str  # "bridge", "veth", "tun"; "" for lo
     mtu: int
     master: int  # index of its bridge; 0: none
-    is_up: bool
+    is_up: bool  # told to be
+    is_operational: bool = False  # up, and with a carrier that the kernel has taken note of
 
 
 def _family(address: str) -> int:
@@ -145,6 +147,7 @@ def device(body: bytes) -> Device:
         mtu=_word(found.get(_MTU)),
         master=_word(found.get(_MASTER)),
         is_up=bool(flags & _UP),
+        is_operational=found.get(_OPERSTATE) == _OPERATIONAL,
     )
 
 
