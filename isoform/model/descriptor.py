@@ -52,7 +52,7 @@ class FunctionSpec(Strict):
                                       examples=["[/bin/sh, -c]"])
     env: v.Environment = Field({}, description="environment variables, added to the image's",
                                examples=["{LOG_LEVEL: debug}"])
-    files: dict[v.InnerPath, FileSpec] = Field({}, description="path in the function: ./file, or {content: text}",
+    files: dict[v.FilePath, FileSpec] = Field({}, description="path in the function: ./file, or {content: text}",
                                                examples=["{/etc/motd: ./motd}"])
     volumes: tuple[VolumeUse, ...] = Field((), description="volumes of the service", examples=["[data:/var/lib/web]"])
     sysctls: v.Sysctls = Field({}, description="kernel settings inside", examples=["{net.ipv4.ip_forward: 1}"])

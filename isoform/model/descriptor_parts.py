@@ -29,7 +29,7 @@ class Strict(BaseModel):
     A key without a value counts as left out: its lines may be commented out.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     short: ClassVar[Sequence[dict[str, Any]]] = ()
 
     @model_validator(mode="before")

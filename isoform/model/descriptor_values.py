@@ -50,19 +50,30 @@ def _variable(text: str) -> str:
 
 
 def _inner_path(text: str) -> str:
-    if not text.startswith("/") or ".." in text.split("/") or posixpath.normpath(text) == "/" or text.endswith("/"):
+    if not text.startswith("/") or ".." in text.split("/") or not text.strip("/"):
         raise fault(f"`{text}` is not a path inside the function",
                     "write an absolute path without `..`, as in `/etc/nftables.conf`")
     return posixpath.normpath("/" + text.lstrip("/"))
+
+
+def _file_path(text: str) -> str:
+    if text.endswith("/"):
+        raise fault(f"`{text}` is a folder", "write the path of one file, as in `/etc/nftables.conf`")
+    return _inner_path(text)
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error shows it: `128Mb5`, or "a list"."""
+    return "a list" if isinstance(value, (list, tuple)) else "a mapping" if isinstance(value, dict) else f"`{value}`"
 
 
 def _bytes(value: Any) -> int:
     try:
         count = parse_bytes(value)
     except ValueError:
-        raise fault(f"`{value}` is not a size", "write for example 128Mi, 2Gi or 100M") from None
+        raise fault(f"{shown(value)} is not a size", "write for example 128Mi, 2Gi or 100M") from None
     if count < 1 << 20:
-        raise fault(f"`{value}` is less than 1Mi", f"did you mean {value}Mi?" if str(value).isdigit() else
+        raise fault(f"`{value}` is less than 1Mi", f"did you mean {value}Mi?" if str(value).isdigit() and count else
                     "write for example 128Mi", "a number without a suffix counts bytes")
     return count
 
@@ -71,7 +82,7 @@ def _seconds(value: Any) -> float:
     try:
         seconds = parse_seconds(value)
     except ValueError:
-        raise fault(f"`{value}` is not a time", "write for example 500ms, 30s or 2m") from None
+        raise fault(f"{shown(value)} is not a time", "write for example 500ms, 30s or 2m") from None
     if seconds <= 0:
         raise fault("the time must be above zero", "write for example 500ms, 30s or 2m")
     return seconds
@@ -79,7 +90,7 @@ def _seconds(value: Any) -> float:
 
 def _no_truth(value: Any) -> Any:
     if isinstance(value, bool):
-        raise fault(f"must be a number, not `{str(value).lower()}`", "write a number")
+        raise fault(f"`{str(value).lower()}` is not a number", "write a number, or leave it out")
     return value
 
 
@@ -107,7 +118,7 @@ def address(text: Any) -> str:
     except ValueError:
         hint = "leave the prefix length out: the link has it" if "/" in str(text) else \
             "write one as in 10.0.1.2 or fd00:1::2"
-        raise fault(f"`{text}` is not an address", hint) from None
+        raise fault(f"{shown(text)} is not an address", hint) from None
 
 
 def addresses(value: Any) -> Any:
@@ -186,6 +197,10 @@ def _sysctl(text: str) -> str:
     return text.replace("/", ".") if "." not in text else text
 
 
+def _setting(text: str) -> str:
+    return {"true": "1", "false": "0"}.get(text.lower(), text)
+
+
 def _device(text: str) -> str:
     if not _DEVICE.fullmatch(text) or ".." in text:
         raise fault(f"`{text}` is not a device", "write its path, for example `/dev/net/tun`")
@@ -252,6 +267,7 @@ _SCALARS: dict[str, Any] = {"additionalProperties": {"type": ["string", "number"
 Name = Annotated[str, AfterValidator(_name), _schema("string", pattern=f"^{_NAME.pattern}$")]
 Variable = Annotated[str, AfterValidator(_variable)]
 InnerPath = Annotated[str, AfterValidator(_inner_path)]
+FilePath = Annotated[str, AfterValidator(_file_path)]
 Bytes = Annotated[int, BeforeValidator(_bytes), _schema("string", "integer")]
 Seconds = Annotated[float, BeforeValidator(_seconds), _schema("string", "number")]
 Count = Annotated[int, BeforeValidator(_no_truth)]
@@ -266,8 +282,8 @@ Range6 = Annotated[str, AfterValidator(lambda text: _network(text, 6))]
 Argv = Annotated[tuple[str, ...], BeforeValidator(_argv), WithJsonSchema(_WORDS)]
 Environment = Annotated[dict[Variable, str], BeforeValidator(environment), WithJsonSchema(
     {"anyOf": [{"type": "object", **_SCALARS}, {"type": "array", "items": {"type": "string"}}]})]
-Sysctls = Annotated[dict[Annotated[str, AfterValidator(_sysctl)], str], BeforeValidator(environment),
-                    _schema("object", **_SCALARS)]
+Sysctls = Annotated[dict[Annotated[str, AfterValidator(_sysctl)], Annotated[str, AfterValidator(_setting)]],
+                    BeforeValidator(environment), _schema("object", **_SCALARS)]
 Capability = Annotated[str, AfterValidator(_capability)]
 Device = Annotated[str, AfterValidator(_device)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_single), WithJsonSchema(

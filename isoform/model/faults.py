@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
@@ -15,13 +16,36 @@ if TYPE_CHECKING:
     from isoform.model.yamlpos import Document
 
 Path = tuple[str | int, ...]
+_MAPPINGS = frozenset({"dict_type", "model_type", "model_attributes_type"})
 _EXPECTED = {  # pydantic's error type -> what the value should have been
-    "string_type": "a text", "int_type": "a whole number", "int_parsing": "a whole number",
-    "int_from_float": "a whole number", "float_type": "a number", "float_parsing": "a number",
-    "bool_type": "true or false", "bool_parsing": "true or false", "list_type": "a list", "tuple_type": "a list",
-    "dict_type": "a mapping of keys", "model_type": "a mapping of keys", "model_attributes_type": "a mapping of keys",
+    **dict.fromkeys(("string_type",), "a text"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+    **dict.fromkeys(_MAPPINGS, "a mapping of keys"),
     "finite_number": "a finite number",
+    "greater_than": "a number above {gt:g}", "greater_than_equal": "{ge:g} or more",
+    "less_than": "a number below {lt:g}", "less_than_equal": "{le:g} or less",
+    "literal_error": "one of {expected}",
 }
+
+
+def validation_error(error: ValidationError, document: Document, model: type[BaseModel] | None = None
+                     ) -> DescriptorError:
+    """Return the first in the file of pydantic's errors as ours: its place, what, why, fix; and how many more.
+
+    Args:
+        model: what was validated; with it, an error about an unknown key lists the known ones.
+    """
+    errors: list[dict[str, Any]] = [dict(item) for item in error.errors(include_url=False)]
+    for item in errors:
+        item["path"] = document.nearest(item["loc"])
+        item["key"] = item["type"] == "extra_forbidden" or item["loc"][-1:] == ("[key]",)
+    first = min(errors, key=lambda item: document.position(item["path"], item["key"]))
+    what, why, fix = _explain(first, first["path"], document, model)
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return DescriptorError(f"{document.where(first['path'], first['key'])}: {what}{more}", why=why, fix=fix)
 
 
 def path_text(path: Path) -> str:
@@ -29,36 +53,11 @@ def path_text(path: Path) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
-def validation_error(error: ValidationError, document: Document, model: type[BaseModel] | None = None
-                     ) -> DescriptorError:
-    """Return the first of pydantic's errors as ours: its place, what, why and what to do; and how many follow.
-
-    Args:
-        model: what was validated; with it, an error about an unknown key lists the known ones.
-    """
-    errors = error.errors(include_url=False)
-    first = errors[0]
-    path = _existing(first["loc"], document)
-    what, why, fix = _explain(dict(first), path, document, model)
-    place = document.where(path, key=first["type"] == "extra_forbidden")
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return DescriptorError(f"{place}: {what}{more}", why=why, fix=fix)
-
-
-def _existing(loc: tuple[str | int, ...], document: Document) -> Path:
-    """Drop from pydantic's location what is not in the file: names of union members, "[key]"."""
-    path: Path = ()
-    for step in loc:
-        if document.has((*path, step)):
-            path = (*path, step)
-    return path
-
-
 def _explain(first: dict[str, Any], path: Path, document: Document, model: type[BaseModel] | None
              ) -> tuple[str, str, str]:
     kind, name, context = first["type"], path_text(path), first.get("ctx") or {}
-    inside = f" in `{path_text(path[:-1])}`" if len(path) > 1 else ""
     if kind == "extra_forbidden":
+        inside = f" in `{path_text(path[:-1])}`" if len(path) > 1 else ""
         return _unknown_key(str(path[-1]), inside, known_keys(model, path[:-1]) if model else [])
     if kind == "missing":
         key = str(first["loc"][-1])
@@ -66,14 +65,19 @@ def _explain(first: dict[str, Any], path: Path, document: Document, model: type[
             f"add `{key}: …`{_example(model, (*path, key))}"
     if "fix" in context:
         return f"`{name}`: {first['msg']}", context.get("why", ""), context["fix"]
-    written = _written(first["input"], path, document)
-    if kind in _EXPECTED:
-        return f"`{name}` must be {_EXPECTED[kind]}, not {written}", "", \
-            f"write it as {_EXPECTED[kind]}{_example(model, path)}"
     if kind in ("value_error", "assertion_error"):
         return f"`{name}` is not valid", str(context["error"]), f"mend it{_example(model, path)}"
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"`{name}` is {written}, which is not valid", message, f"mend it{_example(model, path)}"
+    if kind in ("too_short", "string_too_short"):
+        return f"`{name}` is empty", "", f"fill it{_example(model, path)}"
+    expected = _EXPECTED.get(kind, "").format(**context)
+    if not expected:
+        expected = first["msg"][0].lower() + first["msg"][1:].removeprefix("nput should be ")
+    example = _example(model, path)
+    if kind in _MAPPINGS and model and (required := _required(model, path)):
+        example = f", with at least {required}"
+    fix = f"write it as {expected}{example}" if kind in _EXPECTED else f"mend it{example}"
+    near = did_you_mean(str(first["input"]), re.findall("'([^']+)'", expected)) if kind == "literal_error" else ""
+    return f"`{name}` must be {expected}, not {_written(first['input'], path, document)}", "", near or fix
 
 
 def _unknown_key(key: str, inside: str, known: list[str]) -> tuple[str, str, str]:
@@ -89,8 +93,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def _written(value: Any, path: Path, document: Document) -> str:
     if isinstance(value, (dict, list)):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    if value is None:
+        kind = "a mapping" if isinstance(value, dict) else "a list"
+        return kind if value else f"an empty {kind.removeprefix('a ')}"
+    if value is None or value == "":
         return "empty"
     text = document.text(path) or str(value)
     return f"`{text}`" if len(text) <= 60 else f"`{text[:57]}…`"
@@ -110,6 +115,12 @@ def _example(model: type[BaseModel] | None, path: Path) -> str:
         return ""
     info = _by_key(_field(model, path[:-1])).get(path[-1])
     return f", for example `{path[-1]}: {info.examples[0]}`" if info is not None and info.examples else ""
+
+
+def _required(model: type[BaseModel], path: Path) -> str:
+    fields = _by_key(_field(model, path))
+    return ", ".join(f"`{key}: {info.examples[0] if info.examples else '…'}`"
+                     for key, info in fields.items() if info.is_required())
 
 
 def _field(annotation: Any, path: Path) -> Any:

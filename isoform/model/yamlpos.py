@@ -27,7 +27,7 @@ _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fals
 _INT = re.compile(r"[-+]?[0-9]{1,100}|0o[0-7]{1,100}|0x[0-9a-fA-F]{1,100}")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
                     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_UNPRINTABLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")  # c-printable
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = "!plain"  # given to scalars without quotes and without a tag
 
@@ -49,22 +49,37 @@ class Document:
 
         A block below a key is at its key. With `key`, the place of the key itself.
         """
-        while path and path not in self._values:
-            item = self._item(path)
-            path, key = item or path[:-1], False
-        for length in range(len(path), 0, -1):
-            if path[:length] in self._named:
-                return self._named[path[:length]]
-        line, column = (self._keys if key or path in self._blocks else self._values).get(path) or self._values[path]
+        near = self.nearest(path)
+        for length in range(len(near), 0, -1):
+            if near[:length] in self._named:
+                return self._named[near[:length]]
+        line, column = self.position(near, key and len(near) == len(path))
         return f"{self.name}:{line}:{column}"
 
-    def _item(self, path: Path) -> Path:
-        """Return the path of a list's item "core" or "core=…" for `core` inside that list; () if there is none."""
-        if path[:-1] in self._values and isinstance(items := self.at(path[:-1]), list):
-            for index, item in enumerate(items):
-                if item == path[-1] or (isinstance(item, str) and item.startswith(f"{path[-1]}=")):
-                    return (*path[:-1], index)
-        return ()
+    def position(self, path: Path, key: bool = False) -> tuple[int, int]:
+        """Return line and column of a path that exists, as `where` does."""
+        return (self._keys if key or path in self._blocks else self._values).get(path) or self._values[path]
+
+    def nearest(self, path: Path) -> Path:
+        """Return `path` without the steps that are not in the file.
+
+        "core" is also found in a list that has it as "core" or "core=…", and 1 as the second key of a mapping.
+        """
+        found: Path = ()
+        for step in path:
+            if (*found, step) in self._values:
+                found = (*found, step)
+            elif (other := self._item(found, step)) is not None:
+                found = (*found, other)
+        return found
+
+    def _item(self, path: Path, step: str | int) -> str | int | None:
+        value = self.at(path)
+        if isinstance(value, list) and isinstance(step, str):
+            return next((i for i, item in enumerate(value) if str(item).partition("=")[0] == step), None)
+        if isinstance(value, dict) and isinstance(step, int) and step < len(value):
+            return str(list(value)[step])
+        return None
 
     def has(self, path: Path) -> bool:
         """Return whether a value was written at `path`."""
@@ -148,7 +163,7 @@ def _printable(text: str, name: str) -> str:
     if bad := _UNPRINTABLE.search(text):
         raise DescriptorError(f"{_place(text, bad.start(), name)}: the file is not plain text",
                               why=f"it holds the character U+{ord(bad[0]):04X}, which YAML does not allow",
-                              fix="give a YAML file; inside double quotes such a character is written \\x07")
+                              fix=f"give a YAML file; inside double quotes it is written \\u{ord(bad[0]):04x}")
     return text
 
 
@@ -205,6 +220,8 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, name: str) -> Descript
         fix = "indent with spaces"
     elif written[column:column + 1] and "cannot start" in problem:
         problem = f"a value cannot begin with `{written[column]}`"
+    elif "another document" in problem:
+        return DescriptorError(f"{name}:{line + 1}:1: there is a second document in this file", fix=fix)
     begin = error.context_mark.line if error.context_mark else line
     context = f", {error.context} that begins in line {begin + 1}" if error.context and begin != line else ""
     return DescriptorError(f"{name}:{line + 1}:{column + 1}: not valid YAML", why=problem + context, fix=fix)
