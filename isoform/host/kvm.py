@@ -48,7 +48,7 @@ async def kvm_works(home: Home, qemu: str, kernel: Path, initrd: Path, append: s
     async with cache.lock(home):
         kept = None if refresh else cache.read(home, _SECTION, key)
         if kept is None:
-            found = await _trial(home, _argv(qemu, kernel, initrd, append), marker, deadline_s)
+            found = await boots(home, argv(qemu, kernel, initrd, append), marker, deadline_s)
             cache.write(home, _SECTION, key, {"usable": found.usable, "why": found.why},
                         None if found.usable else _RETRY_S)
             return found
@@ -84,20 +84,23 @@ def refusal(device: str = "/dev/kvm") -> str:
     return ""
 
 
-def _argv(qemu: str, kernel: Path, initrd: Path, append: str) -> list[str]:
+def argv(qemu: str, kernel: Path, initrd: Path, append: str, accelerator: str = "kvm") -> list[str]:
+    """Return the command that starts a trial guest, its serial console on stdout."""
     machine = _MACHINES.get(os.uname().machine, "virt")
     console = "ttyAMA0" if machine == "virt" else "ttyS0"
-    return [qemu, "-M", machine, "-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults", "-no-user-config",
+    return [qemu, "-M", machine, "-accel", accelerator, "-cpu",
+            "host" if accelerator == "kvm" else "max", "-m", "256", "-nodefaults", "-no-user-config",
             "-display", "none", "-no-reboot", "-serial", "stdio", "-kernel", str(kernel), "-initrd", str(initrd),
             "-append", f"{append} console={console} loglevel=7 panic=-1"]
 
 
-async def _trial(home: Home, argv: list[str], marker: str, deadline_s: float) -> Acceleration:
+async def boots(home: Home, command: list[str], marker: str, deadline_s: float) -> Acceleration:
+    """Start a guest by `command`, end it, and return whether it printed `marker` before the deadline passed."""
     console, errors = home.path / "kvm-trial.console", home.path / "kvm-trial.err"
     try:
         with console.open("wb") as out, errors.open("wb") as err:
             # QEMU dies with us: nothing would find it after a kill -9 but a guest that hangs burns a core for ever
-            child = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *argv], stdin=subprocess.DEVNULL,  # noqa: ASYNC220
+            child = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL,  # noqa: ASYNC220
                                      stdout=out, stderr=err, process_group=0)
         try:
             return await _watch(child, console, errors, marker, deadline_s)
@@ -121,8 +124,8 @@ async def _watch(child: subprocess.Popen[bytes], console: Path, errors: Path, ma
         if marker.encode() in printed:
             return Acceleration(True, f"a trial guest booted in {took_s:.1f} s")
         if over:
-            said = errors.read_text(errors="replace").strip().splitlines() or ["no message"]
-            return Acceleration(False, f"QEMU ended before a trial guest had booted: {said[-1]}")
+            said = (errors.read_bytes().strip() or printed.strip() or b"silently").decode(errors="replace")
+            return Acceleration(False, f"QEMU ended before a trial guest had booted: {said.splitlines()[-1]}")
         if took_s >= deadline_s:
             return Acceleration(False, f"a trial guest did not boot within {deadline_s:g} s")
         await asyncio.sleep(0.05)
