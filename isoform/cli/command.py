@@ -113,7 +113,10 @@ def build(function: Callable[..., Any]) -> Command:
             from isoform.cli.debuglog import log_to_stderr
 
             log_to_stderr()
-        return function(session, **given)
+        try:
+            return function(session, **given)
+        except BrokenPipeError as error:  # Typer takes it for a reader of ours that has gone, and ends in silence
+            raise RuntimeError(f"a tool closed its connection: {error}") from error
 
     body.__signature__ = _signature(function)  # type: ignore[attr-defined]
     body.__annotations__ = {name: one.annotation for name, one in body.__signature__.parameters.items()}  # type: ignore[attr-defined]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +14,10 @@ from isoform.cli.progress import shown
 from isoform.cli.running import run
 from isoform.cli.table import table
 from isoform.errors import HostLacks
-from isoform.host import Home
 
 if TYPE_CHECKING:
     from isoform.forms.form import Form
+    from isoform.host import Home
     from isoform.host.doctor import DoctorRow
     from isoform.host.facts import Facts
     from isoform.host.kvm import Acceleration
@@ -69,6 +68,8 @@ def _try_again(session: Session, home: Home, as_json: bool) -> None:
 
 
 async def _missing(forms: Mapping[str, Form]) -> dict[str, list[Lack]]:
+    import asyncio
+
     return dict(zip(forms, await asyncio.gather(*(form.missing() for form in forms.values())), strict=True))
 
 

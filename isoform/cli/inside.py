@@ -13,7 +13,6 @@ from isoform.cli.complete import complete_function
 from isoform.cli.running import run
 from isoform.cli.target import functions_of, instance_of, split_target
 from isoform.errors import DescriptorError
-from isoform.model import ExecSpec
 
 
 class StopsAtCommand(Command):
@@ -76,6 +75,8 @@ def exec_(
 
     It gets this terminal, stdin and stdout, and its exit status becomes ours.
     """
+    from isoform.model import ExecSpec
+
     terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
     spec = ExecSpec(tuple(argv), terminal, tuple(variable(item) for item in env or ()), workdir)
     service, function = split_target(target)

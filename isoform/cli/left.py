@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from isoform.engine.status import Status
+if TYPE_CHECKING:
+    from isoform.engine.status import Status
 
 _WORDS = {"absent": "not there", "created": "made but not running"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -18,11 +17,11 @@ from isoform.cli.output import emit
 from isoform.cli.ps import iso
 from isoform.cli.running import run
 from isoform.cli.target import functions_of, instance_of, split_target
-from isoform.model import LogLine
 
 if TYPE_CHECKING:
     from isoform.assemble import Assembly
     from isoform.engine.engine import Engine
+    from isoform.model import LogLine
 
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
 
@@ -122,6 +121,8 @@ async def _show(
     engine: Engine, sources: Sequence[Source], tail: int | None, follow: bool, show: Callable[[Source, LogLine], None]
 ) -> None:
     """Show what is there, in the order of time; then, with `follow`, what comes, as it comes."""
+    import asyncio
+
     kept = await asyncio.gather(*(_collect(engine, source) for source in sources))
     for source, line in in_order(sources, [last(lines, tail) for lines in kept]):
         show(source, line)

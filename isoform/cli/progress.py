@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from isoform.model.progress import Progress, silent
-
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from isoform.model import Progress
 
 _PATIENCE_S = 0.4  # what ends sooner shows nothing: drawing it would take longer than it does
 _PER_SECOND = 8
@@ -42,6 +42,8 @@ def shown(
     """
     stream = stream or sys.stderr
     if hidden:
+        from isoform.model import silent
+
         yield silent, lambda: None
         return
     display: Shown = Lines(stream) if plain or not stream.isatty() else Live(stream)

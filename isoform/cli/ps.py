@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,8 +16,10 @@ from isoform.cli.output import emit, emit_json
 from isoform.cli.report import say
 from isoform.cli.running import run
 from isoform.cli.table import table
-from isoform.engine.status import Status
 from isoform.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from isoform.engine.status import Status
 
 _HEADER = ("INSTANCE", "FORM", "STATE", "READY", "ADDRESSES", "MEMORY", "UPTIME", "READY-AFTER", "IMAGE")
 _WIDE = ("MACHINE", "PID", "WHY THIS FORM")

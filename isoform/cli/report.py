@@ -20,7 +20,6 @@ def guarded(work: Callable[[], Any], arguments: list[str]) -> int:
     """Do `work` and return the exit status: what it returns if that is a number, else 0."""
     try:
         code = work()
-        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except IsoformError as error:
         say(error_text(error))
@@ -31,7 +30,7 @@ def guarded(work: Callable[[], Any], arguments: list[str]) -> int:
         return 128 + stop.signal
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except (OutputGone, BrokenPipeError):
+    except OutputGone:
         return _output_gone()
     except Exception as error:
         if hasattr(error, "format_message"):  # the parser's own: Typer's base class of them differs by version
