@@ -20,7 +20,7 @@ _DETACH, _NOFOLLOW = 2, 8  # MNT_DETACH, UMOUNT_NOFOLLOW
 _MOST_STACKED = 64  # mounts upon each other at one path; a bound for the loop, far above what we ever make
 
 _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE, _LOOP_GET_STATUS64 = 0x4C82, 0x4C0A, 0x4C05  # linux/loop.h
-_LO_READ_ONLY, _LO_AUTOCLEAR = 1, 4
+_LO_READ_ONLY, _LO_AUTOCLEAR, _LO_DIRECT_IO = 1, 4, 16
 _LOOP_INFO64 = struct.Struct("=5Q4I64s64s32s2Q")
 _LOOP_CONFIG = struct.Struct("=2I" + _LOOP_INFO64.format.removeprefix("=") + "8Q")
 _LOOP_TRIES = 100  # others may take the free device between our asking and our taking it
@@ -101,6 +101,10 @@ def mount_erofs(path: str, target: str, way: str) -> None:
         return
     # no setuid programs on the host's own view: what overlays it has flags of its own
     if way == "file":
+        # what is read stays in memory once, as EROFS' pages, and not as the file's too; kernels before 6.15 cannot
+        with contextlib.suppress(OSError):
+            libc.mount(path, target, "erofs", RDONLY | NODEV | NOSUID, "directio")
+            return
         mount(path, target, "erofs", RDONLY | NODEV | NOSUID)
         return
     if way != "loop":
@@ -171,7 +175,8 @@ def _in_use(file: int, path: str, read_only: bool) -> tuple[int, str] | None:
 
 
 def _configured(file: int, path: str, read_only: bool) -> tuple[int, str]:
-    flags = _LO_AUTOCLEAR | (_LO_READ_ONLY if read_only else 0)
+    flags = _LO_AUTOCLEAR | _LO_DIRECT_IO | (_LO_READ_ONLY if read_only else 0)
+    # _LO_DIRECT_IO: pages are kept by the file system above alone; the kernel drops the wish where it cannot
     name = path.encode()[-63:]  # only for people who list loop devices
     config = _LOOP_CONFIG.pack(file, 0, 0, 0, 0, 0, 0, 0, 0, 0, flags, name, b"", b"", *[0] * 10)
     try:

@@ -77,6 +77,34 @@ def test_an_erofs_image_is_mounted_once_and_leaves_no_loop_device(place, erofs, 
     wait_until_free(place)
 
 
+@pytest.mark.parametrize("way", ["file", "loop"])
+def test_what_is_read_through_a_mount_is_in_memory_once(place, way):
+    size = 8 << 20
+    (place / "content" / "big").write_bytes(os.urandom(size))
+    image = place / "big.erofs"
+    subprocess.run(["mkfs.erofs", image, place / "content"], check=True, capture_output=True)
+    way_or_skip(way, str(image), place / "a")
+    if way == "file" and " directio" not in f" {options(place / 'a')}".replace(",", " "):
+        pytest.skip("this kernel reads EROFS files through their own page cache")
+    with image.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if resident(image) > size // 4:
+        pytest.skip("the file system of /tmp keeps files in memory")
+    assert len((place / "a" / "big").read_bytes()) == size
+    assert resident(image) < size // 4
+
+
+def options(target: Path) -> str:
+    return next(line.split()[3] for line in Path("/proc/self/mounts").read_text().splitlines()
+                if line.split()[1] == str(target))
+
+
+def resident(file: Path) -> int:
+    return int(subprocess.run(["fincore", "-b", "-n", "-o", "RES", file], capture_output=True, text=True,
+                              check=True).stdout)
+
+
 def test_one_image_at_two_places_takes_one_loop_device(place, erofs):
     for name in ("a", "b"):
         mount.mount_erofs(erofs, str(place / name), "loop")
