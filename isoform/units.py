@@ -25,7 +25,8 @@ def parse_bytes(text: str | int) -> int:
     unit = match and (match[2][:-1] if match[2].endswith("B") else match[2])
     if match is None or unit not in _BYTES:
         raise ValueError(f"{text!r} is not a size; write for example 512Mi, 2Gi or 100M")
-    return int(float(match[1]) * _BYTES[unit])
+    number = match[1]
+    return int(number) * _BYTES[unit] if number.isdigit() else int(float(number) * _BYTES[unit])
 
 
 def parse_seconds(text: str | int | float) -> float:
