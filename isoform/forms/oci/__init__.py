@@ -1,0 +1,1 @@
+"""Containers as the OCI says: the bundle, the runtime under conmon, and conmon's log."""
