@@ -20,7 +20,7 @@ from isoform.images.pack import MEDIA_TYPE, Packed, level_times, pack
 from isoform.images.recipe import Recipe, read
 from isoform.images.reference import Reference
 from isoform.images.store import MANIFEST, Entry, Stamp, Store, hex_of, stamp, write
-from isoform.images.unpack import disk_full, is_full, keep
+from isoform.images.unpack import keep
 from isoform.model.progress import Progress
 from isoform.model.yamlpos import Document
 
@@ -53,16 +53,11 @@ async def build(store: Store, wanted: Reference, entry: Entry, architecture: str
     recipe, document = read(wanted.path)
     inputs = _stamps([wanted.path, *sources_of(recipe, document, wanted.path.parent)])
     subject = f"image {wanted.text}"
-    try:
-        base = await _packages(store, recipe, document, architecture, work, progress, subject, fresh)
-        layers = [base.layer] if base.layer else []
-        if recipe.files or recipe.users:
-            progress(subject, "adding files")
-            layers.append(await _files(store, recipe, document, base, work))
-    except OSError as error:
-        if is_full(error):
-            raise disk_full(subject, folder, 0) from error
-        raise
+    base = await _packages(store, recipe, document, architecture, work, progress, subject, fresh)
+    layers = [base.layer] if base.layer else []
+    if recipe.files or recipe.users:
+        progress(subject, "adding files")
+        layers.append(await _files(store, recipe, document, base, work))
     digest = _image(recipe, architecture, layers, base.epoch_s, folder / "blobs" / "sha256")
     return digest, replace(entry, inputs=inputs)
 

@@ -105,7 +105,7 @@ def _failure(said: str, names: Sequence[str], suite: str, document: Document, fo
     if "failed to execute mmdebstrap" in said:
         return HostLacks("mmdebstrap is not installed", fix="run: isoform doctor")
     if is_full(StepFailed(said)):
-        return disk_full(f"image {document.name}", folder, 0)
+        return disk_full(f"image {document.name}", folder)
     if "NO_PUBKEY" in said or "not signed" in said:
         return HostLacks(f"the archive keys of {suite} are not on this host", why=why,
                          fix="run: apt-get install debian-archive-keyring ubuntu-keyring")

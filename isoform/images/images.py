@@ -16,6 +16,7 @@ from isoform.images.listing import ImageInfo, PruneReport
 from isoform.images.lock import sweep, workplace
 from isoform.images.reference import KINDS, Reference, kind_of, parse
 from isoform.images.store import Entry, Store, stamp, unchanged
+from isoform.images.unpack import disk_full, is_full
 from isoform.model.image import Image
 from isoform.model.progress import Progress, silent
 
@@ -98,13 +99,18 @@ class Images:
         return image
 
     async def _obtain(self, wanted: Reference, progress: Progress, name: str = "", fresh: bool = False) -> Image:
-        self._store.prepare()
-        sweep(self._store.tmp)
-        async with self._store.lock("image-" + sha256(wanted.key.encode()).hexdigest()[:32]):
-            if not fresh and not name and (image := self._kept(wanted)):
-                return image  # another process had the same wish
-            with workplace(self._store.tmp) as work:
-                return replace(await self._make(wanted, progress, name, fresh, work), reference=wanted.text)
+        try:
+            self._store.prepare()
+            sweep(self._store.tmp)
+            async with self._store.lock("image-" + sha256(wanted.key.encode()).hexdigest()[:32]):
+                if not fresh and not name and (image := self._kept(wanted)):
+                    return image  # another process had the same wish
+                with workplace(self._store.tmp) as work:
+                    return replace(await self._make(wanted, progress, name, fresh, work), reference=wanted.text)
+        except OSError as error:
+            if is_full(error):
+                raise disk_full(f"image {wanted.text}", self._store.path) from error
+            raise
 
     async def _make(self, wanted: Reference, progress: Progress, name: str, fresh: bool, work: tuple[Path, int]
                     ) -> Image:

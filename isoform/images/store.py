@@ -167,7 +167,7 @@ def _row(entry: Entry) -> dict[str, Any]:
             "inputs": json.dumps(entry.inputs)}
     notes = {_OURS + name: value for name, value in ours.items() if value}
     return {"mediaType": MANIFEST, "digest": entry.digest, "size": entry.size,
-            "annotations": {REF_NAME: entry.reference, **notes}}
+            "annotations": {REF_NAME: entry.name or entry.key.removeprefix("docker://").lstrip("/"), **notes}}
 
 
 def _entry(row: dict[str, Any]) -> Entry | None:

@@ -55,7 +55,7 @@ def _failure(reference: Reference, kind: str, architecture: str, said: str, fold
     if "failed to execute skopeo" in said:
         return HostLacks("skopeo is not installed", fix="run: isoform doctor")
     if "no space left on device" in said:
-        return disk_full(f"image {reference.text!r}", folder, 0)
+        return disk_full(f"image {reference.text!r}", folder)
     if "no image found in manifest list" in said or "no image found in image index" in said:
         return DescriptorError(f"image {reference.text!r} has no variant for this host, {architecture}",
                                why=why, fix=f"give an image for {architecture}")

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -32,7 +33,7 @@ WITH_US = ("setpriv", "--pdeathsig", "KILL")
 TAR = ("tar", "--extract", "--file=-", "--numeric-owner", "--same-owner", "--same-permissions", "--xattrs",
        "--xattrs-include=*", "--xattrs-exclude=trusted.overlay.*", "--xattrs-exclude=security.selinux",
        "--delay-directory-restore", "--warning=no-unknown-keyword", "--warning=no-timestamp")
-_FULL = "No space left on device"
+_FULL = re.compile(r"[Nn]o space left on device|Wrote only \d+ of \d+ bytes")  # the latter: GNU tar, a part fitted
 
 
 def decompressor(blob: Path) -> list[str]:
@@ -94,20 +95,20 @@ async def keep(tree: Path, diff_id: str, erofs: Path, users: Path, work: tuple[P
 
 def is_full(error: BaseException) -> bool:
     """Return whether an error came of a full disk."""
-    return _FULL in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+    return _FULL.search(str(error)) is not None or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
 
 
-def disk_full(what: str, folder: Path, needed_bytes: int) -> HostLacks:
+def disk_full(what: str, folder: Path, needed_bytes: int = 0) -> HostLacks:
     """Return the error for something that does not fit on the disk of `folder`; 0: nobody knows how much it needs."""
     free = f"{format_bytes(shutil.disk_usage(folder).free)} are free"
-    return HostLacks(f"{what} does not fit on the disk that holds {folder.parent.parent}",
+    return HostLacks(f"{what} does not fit on the disk of {folder}",
                      why=f"unpacking needs about {format_bytes(needed_bytes)}; {free}" if needed_bytes else free,
                      fix="free some space (isoform image prune), or set ISOFORM_HOME to a larger disk")
 
 
 class _Full(Exception):
     def __init__(self, unpacked_bytes: int) -> None:
-        super().__init__(_FULL)
+        super().__init__("No space left on device")
         self.unpacked_bytes = unpacked_bytes
 
 
@@ -150,7 +151,7 @@ async def _extract(blob: Path, tree: Path, lock: int, place: str, say: Callable[
         said.seek(0)
         lines = said.read().decode(errors="replace")
     if any(codes):
-        if _FULL in lines:
+        if _FULL.search(lines):
             raise _Full(size)
         if 127 in codes:
             raise HostLacks(f"{place} cannot be unpacked", why=lines.strip(), fix="run: isoform doctor")

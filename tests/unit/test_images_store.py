@@ -32,7 +32,7 @@ def test_the_index_is_a_layout_that_keeps_what_we_know(store):
     assert store.entries() == [entry("/x", "web"), entry("/y")]
     assert store.find("web") == store.find("/x") == entry("/x", "web")
     index = json.loads((store.path / "index.json").read_text())
-    assert [m["annotations"]["org.opencontainers.image.ref.name"] for m in index["manifests"]] == ["web", "/y"]
+    assert [m["annotations"]["org.opencontainers.image.ref.name"] for m in index["manifests"]] == ["web", "y"]
     assert json.loads((store.path / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
 
 
