@@ -16,7 +16,7 @@ from isoform.units import format_bytes
 YES, DEGRADED, NO = "yes", "degraded", "no"
 # tool -> (Debian package, what cannot be done without it)
 PACKAGES = {
-    "crun": ("crun", "run containers"), "conmon": ("conmon", "run containers"), "unshare": ("util-linux", "use crun"),
+    "crun": ("crun", "run containers"), "runc": ("runc", "run containers"), "conmon": ("conmon", "run containers"), "unshare": ("util-linux", "use crun"),
     "mkfs.erofs": ("erofs-utils", "unpack images"), "mkfs.ext4": ("e2fsprogs", "make volumes"),
     "skopeo": ("skopeo", "pull images"), "mmdebstrap": ("mmdebstrap", "build images from recipes"),
     "qemu-system-x86_64": ("qemu-system-x86", "run virtual machines"),
@@ -81,15 +81,16 @@ def _runtimes(facts: Facts) -> list[DoctorRow]:
     if not facts.runtimes:
         return [DoctorRow("OCI runtime", NO, "neither crun nor runc is installed", install(["crun"]))]
     found = []
+    installed = {trial.name for trial in facts.runtimes}
+    other = install([name for name in ("crun", "runc") if name not in installed][:1])
     for trial in facts.runtimes:
         chosen = facts.runtime is not None and trial.path == facts.runtime.path
         if trial.works:
             detail = f"{trial.version}, a container in {trial.seconds * 1000:.0f} ms{' (used)' if chosen else ''}"
             found.append(DoctorRow(f"runtime {trial.name}", YES, detail))
         else:
-            verdict = DEGRADED if facts.runtime else NO
-            fix = "" if facts.runtime else install(["crun"]) if trial.name != "crun" else "sudo apt-get install -y runc"
-            found.append(DoctorRow(f"runtime {trial.name}", verdict, f"{trial.version} runs nothing: {trial.why}", fix))
+            found.append(DoctorRow(f"runtime {trial.name}", DEGRADED if facts.runtime else NO,
+                                   f"{trial.version} runs nothing: {trial.why}", "" if facts.runtime else other))
     return found
 
 

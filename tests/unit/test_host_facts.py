@@ -109,6 +109,11 @@ def test_a_broken_runtime_matters_only_where_it_is_the_last():
     row = table(replace(FACTS, runtime=None, runtimes=(RUNSC,)))["runtime runsc"]
     assert (row.verdict, row.fix) == ("no", "sudo apt-get install -y crun")
     assert "cannot ptrace" in row.detail
+    crun, runc = replace(CRUN, works=False), replace(RUNC, works=False)
+    rows = table(replace(FACTS, runtime=None, runtimes=(crun,)))
+    assert rows["runtime crun"].fix == "sudo apt-get install -y runc"
+    rows = table(replace(FACTS, runtime=None, runtimes=(crun, runc)))
+    assert [rows[f"runtime {name}"].fix for name in ("crun", "runc")] == ["", ""]  # both are there: nothing to install
 
 
 def test_missing_controllers_and_features_are_named():
