@@ -60,11 +60,12 @@ class Ports:
             seen = state.look(netlink, self._mark, self._instance.id, self._links)
             self._check_links(seen.bridges)
             has_netns = self._kind == "netns" and netns.exists(self._own)
-            good = {one.says.interface for one in seen.ports if self._is_good(one) and (has_netns or one.kind == "tap")}
-            remove(netlink, [one for one in seen.ports if one.says.interface not in good])
-            mending = [one for kept in seen.ports if kept.says.interface in good for one in self._mend(kept, seen.bridges)]
+            good = [one for one in seen.ports if self._is_good(one) and (has_netns or one.kind == "tap")]
+            remove(netlink, [one for one in seen.ports if one not in good])
+            mending = [request for one in good for request in self._mend(one, seen.bridges)]
             netlink.change(mending)
-            missing = [one for one in self._instance.ports if one.interface not in good]
+            there = {one.says.interface for one in good}
+            missing = [port for port in self._instance.ports if port.interface not in there]
             self._make(missing, seen.bridges, netlink)
             if self._kind == "netns" and (mending or missing):
                 self._wait_for_carrier(netlink)

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.root
 CHILD = """
 import asyncio, fcntl, os, signal, sys
 from pathlib import Path
-from isoform.fabric import Fabric, netlink, sysctl
+from types import SimpleNamespace
+from isoform.fabric import Fabric, netlink, sysctl, tap
 from isoform.host import Home, netns
 from tests.kernel.fabric_lab import ACCESS, CORE, instance
 
@@ -34,8 +35,9 @@ def mortal(owner, name):
         return real(*args, **options)
     setattr(owner, name, call)
 
+tap.fcntl = SimpleNamespace(ioctl=fcntl.ioctl)  # the tap's alone: a namespace is also looked at with an ioctl
 for owner, name in ((netns, "create"), (netns, "delete"), (netlink.Netlink, "change"), (sysctl, "write"),
-                    (fcntl, "ioctl")):
+                    (tap.fcntl, "ioctl")):
     mortal(owner, name)
 fabric, one = Fabric(Home(Path(path))), instance(0, (ACCESS, CORE))
 asyncio.run({
@@ -85,7 +87,7 @@ async def test_attach_goes_on(home: Home, kind: str, before: str) -> None:
             await fabric.detach(one.id)
             if not cut:
                 break
-        assert (2 if before == kind else 4) <= change < MOST_CHANGES - 1
+        assert change <= 2 if before == kind else 4 <= change < MOST_CHANGES - 1
 
 
 @pytest.mark.parametrize("verb", ["netns", "tap"])
