@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from isoform.host.cgroup import NEEDED as CONTROLLERS
 from isoform.host.facts import Facts
 from isoform.host.features import NEEDED as FEATURES
+from isoform.host.features import WISHED
 from isoform.host.kvm import Acceleration
 from isoform.host.probe import qemu_name
 from isoform.model import Lack
@@ -16,7 +17,8 @@ from isoform.units import format_bytes
 YES, DEGRADED, NO = "yes", "degraded", "no"
 # tool -> (Debian package, what cannot be done without it)
 PACKAGES = {
-    "crun": ("crun", "run containers"), "runc": ("runc", "run containers"), "conmon": ("conmon", "run containers"), "unshare": ("util-linux", "use crun"),
+    "crun": ("crun", "run containers"), "runc": ("runc", "run containers"), "conmon": ("conmon", "run containers"),
+    "unshare": ("util-linux", "use crun"),
     "mkfs.erofs": ("erofs-utils", "unpack images"), "mkfs.ext4": ("e2fsprogs", "make volumes"),
     "skopeo": ("skopeo", "pull images"), "mmdebstrap": ("mmdebstrap", "build images from recipes"),
     "qemu-system-x86_64": ("qemu-system-x86", "run virtual machines"),
@@ -130,7 +132,7 @@ def _fabric(facts: Facts) -> list[DoctorRow]:
     more = [name for name in facts.features if name not in FEATURES]
     absent = [name for name in more if not facts.features[name]]
     present = " ".join(name for name in more if facts.features[name])
-    return [needed, DoctorRow("fabric, more", DEGRADED if absent else YES,
+    return [needed, DoctorRow("fabric, more", DEGRADED if set(absent) & set(WISHED) else YES,
                               f"{present or 'nothing'}; without: {' '.join(absent)}" if absent else present)]
 
 

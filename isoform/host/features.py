@@ -15,6 +15,8 @@ from isoform.host.home import Home
 
 # Without these there is no fabric at all; the others serve what a descriptor may ask for.
 NEEDED = ("overlay", "bridge", "veth", "tun")
+# Without these, chains, slices and probes of traffic are the poorer; what is in neither list is told for completeness.
+WISHED = ("htb", "ifb", "clsact", "nft-inet", "nft-bridge", "nft-netdev", "nft-egress", "nft-nat", "nft-ct", "nft-hash")
 LINKS: dict[str, dict[str, Any]] = {
     "bridge": {}, "bridge-vlan": {"kind": "bridge", "br_vlan_filtering": 1}, "dummy": {}, "ifb": {},
     "macvlan": {"link": "a"}, "macvtap": {"link": "a"}, "ipvlan": {"link": "a"}, "vlan": {"link": "a", "vlan_id": 5},

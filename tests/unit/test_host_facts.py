@@ -5,7 +5,7 @@ import pytest
 
 from isoform.host import cgroup, doctor, probe, trial
 from isoform.host.facts import Facts, Runtime, RuntimeTrial, dump, fastest, load
-from isoform.host.features import NEEDED
+from isoform.host.features import NEEDED, WISHED
 from isoform.host.kvm import Acceleration
 from isoform.model import Lack
 
@@ -18,7 +18,7 @@ FACTS = Facts(
     runtime=Runtime("crun", "/usr/bin/crun", "1.8.1", ("unshare", "-m")), runtimes=(CRUN, RUNC),
     qemu="/usr/bin/qemu-system-x86_64", qemu_version="7.2.22", erofs="loop",
     tools=dict.fromkeys(("conmon", "mkfs.erofs", "skopeo", "mmdebstrap"), "/usr/bin/it"),
-    features=dict.fromkeys((*NEEDED, "htb"), True),
+    features=dict.fromkeys((*NEEDED, *WISHED), True),
 )
 NO_KVM = Acceleration(False, "a trial guest did not boot within 8 s")
 
@@ -121,6 +121,8 @@ def test_missing_controllers_and_features_are_named():
     assert rows["cgroups"].verdict == "no" and "missing: memory" in rows["cgroups"].detail
     assert rows["fabric"].verdict == "no" and rows["fabric"].fix == "sudo modprobe -a tun"
     assert rows["fabric, more"].verdict == "degraded" and "without: htb" in rows["fabric, more"].detail
+    rows = table(replace(FACTS, features={**FACTS.features, "wireguard": False}))
+    assert rows["fabric, more"].verdict == "yes" and "without: wireguard" in rows["fabric, more"].detail
 
 
 def test_acceleration_is_told_as_it_was_found():
