@@ -67,7 +67,10 @@ class Engine:
             todo = plan(desired, world, self._kinds)
             if not dry_run:
                 check_capacity(desired, world, self._infra.volumes.parent)
-                await self._change(desired, todo, "up", progress)
+                if todo.steps:
+                    await self._change(desired, todo, "up", progress)
+                else:
+                    self._remember(desired)  # the file may say the same in other words
         return Outcome(service, todo.changes, todo.unchanged, time.monotonic() - began)
 
     async def down(
