@@ -7,14 +7,17 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
-from isoform.errors import StepFailed
+from isoform.errors import HostLacks, StepFailed
 from isoform.host.home import Home
+
+log = logging.getLogger(__name__)
 
 _LOCK_WAIT_S, _LOCK_POLL_S = 120.0, 0.02  # a probe takes seconds; flock has no other way to wait beside a loop
 
@@ -54,15 +57,23 @@ def last(home: Home, section: str) -> Any | None:
 
 
 def write(home: Home, section: str, key: str, value: Any, keep_s: float | None = None) -> None:
-    """Keep `value` for `keep_s` seconds, or until `key` changes. Only for who holds `lock`. Raises: OSError."""
+    """Keep `value` for `keep_s` seconds, or until `key` changes. Only for who holds `lock`.
+
+    Where the disk is full nothing is kept, and it is found out again next time.
+    """
     everything = _load(home)
     everything[section] = {"key": key, "until": None if keep_s is None else time.time() + keep_s, "value": value}
     beside = home.path / "host.json.new"
-    with beside.open("w") as file:
-        json.dump(everything, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(home.path / "host.json")
+    try:
+        with beside.open("w") as file:
+            json.dump(everything, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(home.path / "host.json")
+    except OSError as error:
+        log.warning("cannot keep what was found out about the host", extra={"file": str(beside), "why": str(error)})
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def _load(home: Home) -> dict[str, Any]:
@@ -75,9 +86,13 @@ def _load(home: Home) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def lock(home: Home) -> AsyncIterator[None]:
-    """Let one process at a time probe for this home, whatever becomes of it. Raises: StepFailed, OSError."""
-    home.path.mkdir(parents=True, exist_ok=True)
-    fd = os.open(home.path / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Let one process at a time probe for this home, whatever becomes of it. Raises: StepFailed, HostLacks."""
+    try:
+        home.path.mkdir(parents=True, exist_ok=True)
+        fd = os.open(home.path / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise HostLacks(f"cannot write in the home folder {home.path}", why=error.strerror or "",
+                        fix="run as root, or set ISOFORM_HOME to another folder") from error
     try:
         deadline = time.monotonic() + _LOCK_WAIT_S
         while True:

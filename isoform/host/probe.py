@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 
+from isoform.errors import StepFailed
 from isoform.host import cache
 from isoform.host.facts import Facts, Runtime, RuntimeTrial, dump, fastest, load
 from isoform.host.home import Home
@@ -57,7 +58,8 @@ async def facts(home: Home, refresh: bool = False) -> Facts:
 
     Args:
         refresh: try everything again.
-    Raises: StepFailed if another process probes for minutes.
+    Raises: StepFailed if another process probes for minutes or the home's disk is full, HostLacks if it cannot be
+        written.
     """
     machine = os.uname().machine
     tools = find_tools(machine)
@@ -72,7 +74,10 @@ async def facts(home: Home, refresh: bool = False) -> Facts:
             kept = cache.read(home, _SECTION, key)
             if kept is not None:
                 return load(kept)
-        found = await _probe(home, machine, tools)
+        try:
+            found = await _probe(home, machine, tools)
+        except OSError as error:  # a full disk
+            raise StepFailed("cannot try out what this host can do", why=str(error)) from error
         cache.write(home, _SECTION, key, dump(found), keep_s(found))
         return found
 

@@ -1,9 +1,11 @@
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from isoform.errors import HostLacks
 from isoform.host import Home, cache, kvm, tsc
 
 
@@ -47,6 +49,24 @@ async def test_one_probes_at_a_time(home):
             inside -= 1
 
     await asyncio.gather(*(probe() for _ in range(3)))
+
+
+async def test_a_home_that_cannot_be_written_is_an_error_that_says_what_to_do():
+    with pytest.raises(HostLacks, match="cannot write in the home folder") as caught:
+        async with cache.lock(Home(Path("/dev/null/home"))):
+            raise AssertionError("nobody may probe there")
+    assert (caught.value.why, bool(caught.value.fix)) == ("Not a directory", True)
+
+
+async def test_a_full_disk_keeps_nothing_and_harms_nothing(home):
+    (home.path / "host.json.new").symlink_to("/dev/full")
+    async with cache.lock(home):
+        cache.write(home, "a", "key", 1)
+    assert cache.read(home, "a", "key") is None
+    assert not (home.path / "host.json.new").is_symlink()
+    async with cache.lock(home):
+        cache.write(home, "a", "key", 2)
+    assert cache.read(home, "a", "key") == 2
 
 
 def test_the_stamp_changes_with_a_file(tmp_path):
