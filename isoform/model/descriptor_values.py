@@ -75,6 +75,8 @@ def _bytes(value: Any) -> int:
     if count < 1 << 20:
         raise fault(f"`{value}` is less than 1Mi", f"did you mean {value}Mi?" if str(value).isdigit() and count else
                     "write for example 128Mi", "a number without a suffix counts bytes")
+    if count > 1 << 60:
+        raise fault(f"`{value}` is more than any host has", "write for example 128Mi, 2Gi or 100M")
     return count
 
 
@@ -83,8 +85,8 @@ def _seconds(value: Any) -> float:
         seconds = parse_seconds(value)
     except ValueError:
         raise fault(f"{shown(value)} is not a time", "write for example 500ms, 30s or 2m") from None
-    if seconds <= 0:
-        raise fault("the time must be above zero", "write for example 500ms, 30s or 2m")
+    if not 0 < seconds <= 366 * 86400:
+        raise fault(f"`{value}` is not above zero, or more than a year", "write for example 500ms, 30s or 2m")
     return seconds
 
 
@@ -157,9 +159,11 @@ def _argv(value: Any) -> Any:
         except ValueError as error:
             raise fault(f"`{value}` is not a command", "close the quotes, or write a list: [nc, -l, \"80\"]",
                         str(error).lower()) from None
-    if value == [] or (value and value[0] == ""):
+    if not isinstance(value, list):
+        return value
+    if value[:1] in ([], [""], [None]):
         raise fault("the command is empty", "leave the key out to run the image's own command")
-    return [plain(item) for item in value] if isinstance(value, list) else value
+    return [plain(item) for item in value]
 
 
 def plain(value: Any) -> Any:
