@@ -13,7 +13,7 @@ from isoform.errors import DescriptorError
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
-    from isoform.model.yamlpos import Document
+    from isoform.model.document import Document
 
 Path = tuple[str | int, ...]
 _MAPPINGS = frozenset({"dict_type", "model_type", "model_attributes_type"})

@@ -1,22 +1,19 @@
-"""YAML files whose every value knows its place: the ground of all errors about what a user wrote."""
+"""Reads YAML so that every value knows its place: the ground of all errors about what a user wrote."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from isoform.errors import DescriptorError
+from isoform.model.document import Document
 from isoform.model.faults import Path, path_text, validation_error
 
 if TYPE_CHECKING:
     import yaml
-    from pydantic import BaseModel
 
 __all__ = ["Document", "Path", "load", "path_text", "resolve", "validation_error"]
-
-Model = TypeVar("Model", bound="BaseModel")
 
 DEEPEST = 100  # libyaml's composer recurses in C: a file nested some 20,000 deep would crash the process
 MOST_VALUES = 100_000  # after aliases are expanded: ten lines of aliases can stand for billions of values
@@ -30,96 +27,6 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?
 _UNPRINTABLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")  # c-printable
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = "!plain"  # given to scalars without quotes and without a tag
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """The values of one YAML file and where each was written. Keys of mappings are always text."""
-
-    name: str
-    data: dict[str, Any]
-    _values: dict[Path, tuple[int, int]] = field(repr=False)
-    _keys: dict[Path, tuple[int, int]] = field(repr=False)
-    _blocks: set[Path] = field(repr=False)  # collections in block style: they begin on the line after their key
-    _texts: dict[Path, str] = field(repr=False)
-    _named: dict[Path, str] = field(repr=False)  # places outside the file: "--set 1"
-
-    def where(self, path: Path, key: bool = False) -> str:
-        """Return "file:line:col" of the value at `path`, or of its nearest ancestor that exists; counted from 1.
-
-        A block below a key is at its key. With `key`, the place of the key itself.
-        """
-        near = self.nearest(path)
-        for length in range(len(near), 0, -1):
-            if near[:length] in self._named:
-                return self._named[near[:length]]
-        line, column = self.position(near, key and len(near) == len(path))
-        return f"{self.name}:{line}:{column}"
-
-    def position(self, path: Path, key: bool = False) -> tuple[int, int]:
-        """Return line and column of a path that exists, as `where` does."""
-        return (self._keys if key or path in self._blocks else self._values).get(path) or self._values[path]
-
-    def nearest(self, path: Path) -> Path:
-        """Return `path` without the steps that are not in the file.
-
-        "core" is also found in a list that has it as "core" or "core=…", and 1 as the second key of a mapping.
-        """
-        found: Path = ()
-        for step in path:
-            if (*found, step) in self._values:
-                found = (*found, step)
-            elif (other := self._item(found, step)) is not None:
-                found = (*found, other)
-        return found
-
-    def _item(self, path: Path, step: str | int) -> str | int | None:
-        value = self.at(path)
-        if isinstance(value, list) and isinstance(step, str):
-            return next((i for i, item in enumerate(value) if str(item).partition("=")[0] == step), None)
-        if isinstance(value, dict) and isinstance(step, int) and step < len(value):
-            return str(list(value)[step])
-        return None
-
-    def has(self, path: Path) -> bool:
-        """Return whether a value was written at `path`."""
-        return path in self._values
-
-    def text(self, path: Path) -> str | None:
-        """Return a number, truth value or null as it was written ("1.10", "0644", "~"); None for all else."""
-        return self._texts.get(path)
-
-    def at(self, path: Path) -> Any:
-        """Return the value at `path`. Raises: KeyError or IndexError if there is none."""
-        value: Any = self.data
-        for step in path:
-            value = value[step]
-        return value
-
-    def put(self, path: Path, other: Document, place: str) -> None:
-        """Lay the value `other.data["value"]` at `path`; `place` says where it comes from. Parents are made."""
-        parent: Any = self.data
-        for length in range(1, len(path)):
-            if not self.has(path[:length]) or parent[path[length - 1]] is None:
-                parent[path[length - 1]] = {}
-                self._values[path[:length]], self._named[path[:length]] = (1, 1), place
-            parent = parent[path[length - 1]]
-        parent[path[-1]] = other.data["value"]
-        for mine in (self._values, self._keys, self._texts, self._named, self._blocks):
-            for old in [p for p in mine if p[: len(path)] == path]:
-                mine.discard(old) if isinstance(mine, set) else mine.pop(old)
-        self._values.update({path + p[1:]: mark for p, mark in other._values.items() if p})
-        self._texts.update({path + p[1:]: text for p, text in other._texts.items()})
-        self._named[path] = place
-
-    def validate(self, model: type[Model], data: dict[str, Any] | None = None) -> Model:
-        """Return the document's data, or what was made of it, as `model`. Raises: DescriptorError with a place."""
-        from pydantic import ValidationError
-
-        try:
-            return model.model_validate(self.data if data is None else data)
-        except ValidationError as error:
-            raise validation_error(error, self, model) from error
 
 
 def load(text: str | bytes, name: str, substitute: Callable[[str], str] | None = None) -> Document:
@@ -231,7 +138,7 @@ class _Builder:
     """Turns the composer's nodes into plain values and notes every place."""
 
     def __init__(self, name: str, substitute: Callable[[str], str] | None) -> None:
-        self._document = Document(name, {}, {}, {}, set(), {}, {})
+        self._document = Document(name, {})
         self._substitute = substitute
         self._open: list[yaml.Node] = []  # collections being built: an alias to one of them has no end
         self._left = MOST_VALUES
@@ -247,7 +154,7 @@ class _Builder:
     def _value(self, node: yaml.Node, path: Path) -> Any:
         import yaml
 
-        self._document._values[path] = _mark(node)
+        self._document.values[path] = _mark(node)
         self._left -= 1
         if self._left < 0:
             raise self._fail(node, "too many values", f"aliases counted, at most {MOST_VALUES} are read",
@@ -258,7 +165,7 @@ class _Builder:
             raise self._fail(node, f"the tag `{_tag_text(node)}` is not known", fix="remove it")
         self._enter(node)
         if not getattr(node, "flow_style", False):
-            self._document._blocks.add(path)
+            self._document.blocks.add(path)
         value = self._mapping(node, path) if isinstance(node, yaml.MappingNode) else \
             [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
         self._open.pop()
@@ -284,7 +191,7 @@ class _Builder:
             if _is_merge(key):
                 merged.append(value)
             elif key.value in result:
-                line = self._document._keys[(*path, key.value)][0]
+                line = self._document.keys[(*path, key.value)][0]
                 raise self._fail(key, f"the key `{key.value}` is there twice", f"it is in line {line} already",
                                  "keep one of the two")
             else:
@@ -294,7 +201,7 @@ class _Builder:
         return result
 
     def _pair(self, key: yaml.ScalarNode, value: yaml.Node, path: Path, result: dict[str, Any]) -> None:
-        self._document._keys[(*path, key.value)] = _mark(key)
+        self._document.keys[(*path, key.value)] = _mark(key)
         result[key.value] = self._value(value, (*path, key.value))
 
     def _merge(self, node: yaml.Node, path: Path, result: dict[str, Any]) -> None:
@@ -333,7 +240,7 @@ class _Builder:
         else:
             raise self._fail(node, f"the tag `{_tag_text(node)}` is not known", fix="remove it")
         if not isinstance(value, str):
-            self._document._texts[path] = text
+            self._document.texts[path] = text
         return value
 
 
