@@ -119,7 +119,7 @@ async def unpack_layers(store: Store, parts: Parts, work: tuple[Path, int], prog
     """Unpack those layers of an image that are not yet, each once, whoever else wants it."""
     count = len(parts.layers)
     for index, (blob, diff_id) in enumerate(zip(parts.layers, parts.diff_ids, strict=True)):
-        if store.layer(diff_id).exists():
+        if store.has_layer(diff_id):
             continue
         doing, where = f"unpacking layer {index + 1} of {count}", f"layer {index + 1} of {parts.place}"
         progress(parts.place, doing, index / count)
@@ -128,8 +128,19 @@ async def unpack_layers(store: Store, parts: Parts, work: tuple[Path, int], prog
             progress(parts.place, doing, (done + fraction) / count)
 
         async with store.lock(f"layer-{hex_of(diff_id)}"):
-            if not store.layer(diff_id).exists():  # another process was as quick
+            if store.has_layer(diff_id):
+                continue  # another process was as quick
+            try:
                 await unpack(parts.blob(blob), diff_id, store.layer(diff_id), store.users(diff_id), work, where, say)
+            except DescriptorError:
+                _drop_damaged(store.blob(blob), blob)
+                raise
+
+
+def _drop_damaged(path: Path, digest: str) -> None:
+    """Remove a blob of the store that is not what its name says, so that it is fetched anew."""
+    if path.exists() and digest_of(path) != digest:
+        path.unlink()
 
 
 def describe(store: Store, parts: Parts) -> dict[str, Any]:
@@ -158,10 +169,10 @@ async def admit(store: Store, parts: Parts, entry: Entry, work: tuple[Path, int]
     """
     for _ in range(3):
         await unpack_layers(store, parts, work, progress)
-        kept = describe(store, parts)
         async with store.lock("index"):  # against a prune that meets layers which no image has yet
-            if not all(store.layer(diff_id).exists() for diff_id in parts.diff_ids):
+            if not all(store.has_layer(diff_id) for diff_id in parts.diff_ids):
                 continue
+            kept = describe(store, parts)
             for digest in parts.blobs:
                 if not store.blob(digest).exists():
                     parts.blob(digest).rename(store.blob(digest))

@@ -15,7 +15,7 @@ from typing import Any
 
 from isoform.images.debian import suite_and_sources, unpack_packages
 from isoform.images.mend import add_users, mend, shape
-from isoform.images.overlay import lay_files, sources_of
+from isoform.images.overlay import lay_files, make_parents, sources_of
 from isoform.images.pack import MEDIA_TYPE, Packed, level_times, pack
 from isoform.images.recipe import Recipe, read
 from isoform.images.reference import Reference
@@ -121,20 +121,21 @@ async def _make_base(store: Store, recipe: Recipe, document: Document, suite: st
 async def _keep_layer(store: Store, tree: Path, layer: Packed, work: tuple[Path, int]) -> None:
     """Make the layer's EROFS file while its tree is at hand, rather than unpack it again."""
     async with store.lock(f"layer-{hex_of(layer.diff_id)}"):
-        if not store.layer(layer.diff_id).exists():
+        if not store.has_layer(layer.diff_id):
             await keep(tree, layer.diff_id, store.layer(layer.diff_id), store.users(layer.diff_id), work, sparse=False)
 
 
 async def _files(store: Store, recipe: Recipe, document: Document, base: Base, work: tuple[Path, int]) -> Packed:
     folder, lock = work
     tree = folder / "files"
-    tree.mkdir(mode=0o755)
+    tree.mkdir()
+    tree.chmod(0o755)
     passwd, group = add_users(base.passwd, base.group, recipe.users)
     lay_files(tree, recipe, document, base.folders, base.links)
     if recipe.users:
         for name, content in (("passwd", passwd), ("group", group)):
             path = tree / "etc" / name
-            path.parent.mkdir(exist_ok=True)
+            make_parents(tree, path, base.folders)
             if not path.exists():  # the recipe's own file wins
                 path.write_text(content)
                 path.chmod(0o644)

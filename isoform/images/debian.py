@@ -19,6 +19,10 @@ KEYRINGS = {"debian": "/usr/share/keyrings/debian-archive-keyring.gpg",
             "ubuntu": "/usr/share/keyrings/ubuntu-archive-keyring.gpg"}
 # Packages still ship /bin/x beside /usr/bin/x; the links must be there first, and tar then keeps to them.
 _MERGE_USR = 'for d in bin sbin lib lib64; do mkdir -p "$1/usr/$d" && ln -s "usr/$d" "$1/$d" || exit 1; done'
+# The host's own package lists: apt verifies them again, and fetches only what has changed since.
+_HOST_LISTS = 'cp -a /var/lib/apt/lists/*_* "$1/var/lib/apt/lists/" 2>/dev/null || true'
+# mmdebstrap and all its children end with us: they are in a PID namespace of their own.
+_ALONE = (*WITH_US, "unshare", "--fork", "--pid", "--kill-child", "--mount-proc")
 _ABSENT = re.compile(r"E: (?:Unable to locate package |Package '?|Couldn't find any package by \S+ ')"
                      r"([a-z0-9][a-z0-9+.-]*)")
 
@@ -69,9 +73,9 @@ async def suite_and_sources(suite: str) -> tuple[str, list[str]]:
 
 
 async def _apt_options() -> list[str]:
-    """Return how this host's apt reaches its mirrors: proxies, certificates, checks of dates."""
+    """Return how this host's apt reaches its mirrors and keeps its lists: proxies, certificates, compression."""
     dump = (await process.attempt(["apt-config", "dump"])).out
-    wanted = re.compile(r'Acquire::(?:https?::|Check-|Retries|ForceIPv)[^ ]* "[^"]+";')
+    wanted = re.compile(r'Acquire::(?:https?::|Check-|Retries|ForceIPv|GzipIndexes)[^ ]* "[^"]+";')
     return [f"--aptopt={line}" for line in dump.splitlines() if wanted.fullmatch(line)]
 
 
@@ -83,10 +87,11 @@ async def unpack_packages(names: Sequence[str], suite: str, architecture: str, t
     """
     folder, lock = work
     suite, sources = await suite_and_sources(suite)
+    hooks = (_MERGE_USR, _HOST_LISTS) if sources else (_MERGE_USR,)
     result = await process.attempt(
-        [*WITH_US, "mmdebstrap", "--mode=root", "--variant=extract", f"--architectures={architecture}",
-         f"--include={' '.join(names)}", f"--setup-hook={_MERGE_USR}", "--format=directory", "--skip=cleanup",
-         *await _apt_options(), suite, str(tree), *sources],
+        [*_ALONE, "mmdebstrap", "--mode=root", "--variant=extract", f"--architectures={architecture}",
+         f"--include={' '.join(names)}", *(f"--setup-hook={hook}" for hook in hooks),
+         "--format=directory", "--skip=cleanup,chroot/mount", *await _apt_options(), suite, str(tree), *sources],
         pass_fds=(lock,), deadline_s=LONGEST_S,
     )
     if result.code != 0:
@@ -102,8 +107,6 @@ def _failure(said: str, names: Sequence[str], suite: str, document: Document, fo
                                    fix=f"search for its name at https://packages.debian.org/{suite}/{name}, or mend it")
     lines = [line for line in said.splitlines() if line.startswith(("E:", "W:")) or "rror" in line]
     why = "\n       ".join((lines or said.splitlines())[-6:])
-    if "failed to execute mmdebstrap" in said:
-        return HostLacks("mmdebstrap is not installed", fix="run: isoform doctor")
     if is_full(StepFailed(said)):
         return disk_full(f"image {document.name}", folder)
     if "NO_PUBKEY" in said or "not signed" in said:

@@ -16,6 +16,7 @@ from isoform.images.listing import ImageInfo, PruneReport
 from isoform.images.lock import sweep, workplace
 from isoform.images.reference import KINDS, Reference, kind_of, parse
 from isoform.images.store import Entry, Store, stamp, unchanged
+from isoform.images.tools import require
 from isoform.images.unpack import disk_full, is_full
 from isoform.model.image import Image
 from isoform.model.progress import Progress, silent
@@ -117,6 +118,7 @@ class Images:
         if wanted.path is None and not wanted.transport:
             return await self._again(wanted, progress, work)
         kind = "docker" if wanted.path is None else kind_of(wanted)
+        require(kind)
         entry = Entry(wanted.key, kind, "", 0, name, time.time())
         if kind == "recipe":
             from isoform.images.build import build  # pydantic and yaml: only where there is something to build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Collection
@@ -167,6 +168,8 @@ def _collect(store: Store, in_use: Collection[str], gone: Collection[Entry] = ()
             path.unlink()
         elif within is not None:
             needed.add(store.blob(kept["digest"]))
+    if within is None:
+        _sweep_halves(store)
     layers: list[str] = []
     blobs: list[str] = []
     freed = 0
@@ -176,10 +179,23 @@ def _collect(store: Store, in_use: Collection[str], gone: Collection[Entry] = ()
                 continue
             freed += _size(path)
             path.unlink()
-            path.with_suffix(".json").unlink(missing_ok=True)
+            if folder == store.layers:
+                path.with_suffix(".json").unlink(missing_ok=True)
             names.append(f"sha256:{path.name.removesuffix('.erofs')}")
     for path in store.ready.glob("*.json"):
         if f"sha256:{path.stem}" not in digests and not all(
                 store.layer(d).exists() for d in json.loads(path.read_bytes())["layers"]):
             path.unlink()
     return PruneReport(tuple(e.reference for e in gone), tuple(layers), tuple(blobs), freed)
+
+
+def _sweep_halves(store: Store) -> None:
+    """Remove what killed processes left: files not yet renamed, users without their layer, locks that nobody holds."""
+    for folder in (store.path, store.ready, store.packages):
+        for path in folder.glob(".*"):
+            path.unlink()
+    for path in store.layers.glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):  # whose layer appears just now: `has_layer` asks for both
+            if not path.with_suffix(".erofs").exists():
+                path.unlink()
+    store.sweep_locks()

@@ -78,3 +78,12 @@ def sweep(folder: Path) -> int:
             os.close(fd)
             swept += 1
     return swept
+
+
+def sweep_locks(folder: Path) -> None:
+    """Remove the lock files below `folder` that nobody holds."""
+    for path in folder.iterdir():
+        fd = _try(path, os.O_RDWR)
+        if fd is not None:
+            path.unlink()
+            os.close(fd)

@@ -62,6 +62,7 @@ async def mend(tree: Path, packages: Sequence[Package]) -> None:
     status = tree / "var/lib/dpkg/status"
     status.parent.mkdir(parents=True, exist_ok=True)
     status.write_text(status_of(packages))
+    status.chmod(0o644)
     for link, target in alternatives(package.postinst for package in packages):
         if (tree / target.lstrip("/")).exists():
             _link(tree, link.lstrip("/"), target)

@@ -78,7 +78,7 @@ def lay_files(tree: Path, recipe: Recipe, document: Document, folders: Mapping[s
             raise DescriptorError(f"{document.where(('files', name), key=True)}: {name} is a folder of the packages",
                                   fix="name a file in it")
         path = tree / real.lstrip("/")
-        _parents(tree, path, folders)
+        make_parents(tree, path, folders)
         if path.is_symlink() or path.is_file():
             path.unlink()
         if origin is None:
@@ -89,7 +89,7 @@ def lay_files(tree: Path, recipe: Recipe, document: Document, folders: Mapping[s
             path.chmod(int(spec.mode, 8))
 
 
-def _parents(tree: Path, path: Path, folders: Mapping[str, list[int]]) -> None:
+def make_parents(tree: Path, path: Path, folders: Mapping[str, list[int]]) -> None:
     """Make the folders above a path as the layer below has them: overlayfs shows the upper one's mode and owner."""
     for folder in reversed([p for p in path.parents if p.is_relative_to(tree) and p != tree]):
         _folder(tree, folder, folders)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from isoform.images.lock import locked
+from isoform.images.lock import locked, sweep_locks
 from isoform.model.image import Image, Layer, User
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -57,9 +57,9 @@ def unchanged(inputs: tuple[Stamp, ...]) -> bool:
         return False
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a file beside, sync it, and rename it into place."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+def write(path: Path, content: bytes, folder: Path | None = None) -> None:
+    """Write a file beside (or in `folder`), sync it, and rename it into place. Callers hold a lock on `path`."""
+    beside = (folder or path.parent) / f".{path.name}"
     with beside.open("wb") as file:
         file.write(content)
         file.flush()
@@ -103,6 +103,10 @@ class Store:
         """Return the lock on `what`. Whoever takes several takes them in the order image, packages, layer, index."""
         return locked(self._locks / what)
 
+    def sweep_locks(self) -> None:
+        """Remove lock files that nobody holds."""
+        sweep_locks(self._locks)
+
     def blob(self, digest: str) -> Path:
         """Return where a blob is kept."""
         return self.blobs / hex_of(digest)
@@ -114,6 +118,10 @@ class Store:
     def users(self, diff_id: str) -> Path:
         """Return where a layer's own /etc/passwd and /etc/group are kept."""
         return self.layers / f"{hex_of(diff_id)}.json"
+
+    def has_layer(self, diff_id: str) -> bool:
+        """Return whether a layer is unpacked."""
+        return self.layer(diff_id).exists() and self.users(diff_id).exists()
 
     def entries(self) -> list[Entry]:
         """Return the index. Reads one file."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from pathlib import Path
 
-from isoform.errors import DescriptorError, HostLacks, IsoformError
+from isoform.errors import DescriptorError, IsoformError
 from isoform.host import process
 from isoform.images.reference import Reference
 from isoform.images.store import Store
@@ -34,7 +35,8 @@ async def fetch(store: Store, reference: Reference, kind: str, architecture: str
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     for blob in store.blobs.iterdir():
-        os.link(blob, blobs / blob.name)
+        with contextlib.suppress(OSError):  # pruned meanwhile, or a file system without links: then it is fetched
+            os.link(blob, blobs / blob.name)
     layout = folder / "layout"
     result = await process.attempt(
         [*WITH_US, "skopeo", "copy", "--insecure-policy", "--quiet", "--override-arch", architecture,
@@ -52,8 +54,6 @@ def _failure(reference: Reference, kind: str, architecture: str, said: str, fold
     found = _LOG.findall(said)
     why = found[-1].replace('\\"', '"') if found else said.strip()
     what = f"image {reference.text!r} cannot be read"
-    if "failed to execute skopeo" in said:
-        return HostLacks("skopeo is not installed", fix="run: isoform doctor")
     if "no space left on device" in said:
         return disk_full(f"image {reference.text!r}", folder)
     if "no image found in manifest list" in said or "no image found in image index" in said:

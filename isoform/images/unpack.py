@@ -84,7 +84,7 @@ async def keep(tree: Path, diff_id: str, erofs: Path, users: Path, work: tuple[P
         await make_erofs(tree, made, diff_id, lock, sparse)
         with made.open("rb") as file:
             os.fsync(file.fileno())
-        write(users, json.dumps(users_of(tree)).encode())
+        write(users, json.dumps(users_of(tree)).encode(), folder)
         made.rename(erofs)
         sync_folder(erofs.parent)
     except BaseException:

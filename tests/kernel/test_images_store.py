@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -18,10 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from isoform.errors import DescriptorError, NotFound, WrongState
+from isoform.errors import DescriptorError, HostLacks, NotFound, WrongState
 from isoform.host import Home
 from isoform.images import Images
 from isoform.model import User
+from tests.conftest import leftovers
 from tests.images import ARCHITECTURE, busybox_image
 from tests.oci import folder, layout, member, sh, tar
 
@@ -281,6 +283,72 @@ async def test_a_built_image_is_found_by_its_name(images, home, tmp_path):
         await images.build(small(tmp_path / "lay"))
 
 
+async def test_packages_run_without_their_scripts(images, home, tmp_path):
+    """Accounts, alternatives, the linker's cache and applets are there although no postinst ran."""
+    recipe(tmp_path, "packages: [busybox-static, iptables, mawk]\nuser: www-data\n")
+    image = await images.resolve("web.yaml", tmp_path)
+    assert image.user == User(33, 33, (), "www-data", "/var/www")
+    root = tmp_path / "root"
+    root.mkdir()
+    sh("mount", "-t", "erofs", "-o", "loop,ro", image.layers[0].path, root)
+    try:
+        said = sh("chroot", root, "/bin/sh", "-c",
+                  "iptables --version; awk 'BEGIN{print 6*7}'; id -un www-data; realpath /usr/bin/awk /bin/ls")
+        assert said.decode().splitlines()[1:] == ["42", "www-data", "/usr/bin/mawk", "/usr/bin/busybox"]
+        assert said.startswith(b"iptables v")
+        assert (root / "etc/ld.so.cache").exists()
+        assert b"Package: iptables" in (root / "var/lib/dpkg/status").read_bytes()
+        for path in ("etc/hostname", "etc/resolv.conf", "etc/apt", "var/cache/apt", "usr/share/man", "dev/null"):
+            assert not (root / path).exists(), path
+    finally:
+        sh("umount", root)
+
+
+async def test_no_umask_shows_in_an_image(images, home, tmp_path):
+    image = await busybox_image(home)
+    text = "packages: [busybox-static]\nusers: [dns]\nfiles: {/srv/a/b: {content: x}, /opt/d: d}\n"
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/f").write_text("x")
+    one = await images.resolve(str(recipe(tmp_path, text)), tmp_path)
+    (home.images / "index.json").unlink()
+    for name in ("packages", "layers", "ready"):
+        for path in (home.images / name).iterdir():
+            path.unlink()
+    before = os.umask(0o077)
+    try:
+        two = await images.resolve(str(recipe(tmp_path, text)), tmp_path)
+    finally:
+        os.umask(before)
+    assert two == one and two.layers[0] == image.layers[0]
+
+
+async def test_a_missing_tool_is_told_with_its_package(images, home, tmp_path, monkeypatch):
+    only = tmp_path / "bin"
+    only.mkdir()
+    for tool in ("tar", "gzip", "zstd", "setpriv", "unshare", "dpkg-deb", "ldconfig", "skopeo"):
+        (only / tool).symlink_to(shutil.which(tool) or "/nowhere")
+    monkeypatch.setenv("PATH", str(only))
+    recipe(tmp_path, "packages: [busybox-static]\n")
+    with pytest.raises(HostLacks, match=r"mkfs.erofs, mmdebstrap") as caught:
+        await images.resolve("web.yaml", tmp_path)
+    assert "apt-get install erofs-utils mmdebstrap" in caught.value.fix
+
+
+async def test_a_damaged_blob_of_the_store_is_dropped_and_fetched_anew(images, home, tmp_path):
+    small(tmp_path / "lay")
+    image = await images.resolve("./lay", tmp_path)
+    blob = max((home.images / "blobs/sha256").iterdir(), key=lambda p: p.stat().st_size)
+    for path in (home.images / "blobs/sha256").iterdir():
+        if path.read_bytes()[:2] == b"\x1f\x8b":
+            path.write_bytes(path.read_bytes()[:-9])
+    Path(image.layers[0].path).unlink()
+    Path(image.layers[1].path).unlink()
+    for _ in range(2):  # each layer is found damaged once
+        with contextlib.suppress(DescriptorError):
+            await images.resolve("./lay", tmp_path)
+    assert await images.resolve("./lay", tmp_path) == image and blob.exists()
+
+
 # --- together, and cut off ---
 
 CHILD = """
@@ -338,6 +406,22 @@ async def test_kill_9_leaves_only_what_the_next_call_removes(home, images, tmp_p
         await images.prune(())  # a command of the dead may end a little after it
         await asyncio.sleep(0.05)
     assert [p for p in files(home) if p.startswith(("tmp", "locks"))] == []
+
+
+async def test_kill_9_of_a_build_ends_mmdebstrap_too(home, images, tmp_path):
+    path = recipe(tmp_path, "packages: [busybox-static, mawk]\n")
+    victim = child(home, path)
+    while not list((home.images / "tmp").glob("*/packages/var/lib/apt")) and victim.poll() is None:
+        time.sleep(0.02)  # noqa: ASYNC251  the loop has nothing else to do
+    victim.kill()
+    victim.communicate()
+    deadline = time.monotonic() + 5
+    while list((home.images / "tmp").iterdir()) and time.monotonic() < deadline:
+        await images.prune(())
+        await asyncio.sleep(0.02)
+    assert files(home) == [] and list((home.images / "tmp").iterdir()) == []
+    assert leftovers(home) == []
+    assert len((await images.resolve(str(path), tmp_path)).layers) == 1
 
 
 async def test_a_cancelled_call_leaves_nothing(home, images, tmp_path):
