@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from isoform import __version__
+import isoform
 from isoform.cli.command import Json, Session, command
 from isoform.cli.output import emit, emit_json
 
@@ -30,11 +30,11 @@ def schema(session: Session) -> None:
 def version(session: Session, as_json: Json = False) -> None:
     """Show the version."""
     if as_json:
-        emit_json({"version": __version__})
+        emit_json({"version": isoform.__version__})
     else:
         emit(version_text())
 
 
 def version_text() -> str:
     """Return the version as people read it."""
-    return f"isoform {__version__}"
+    return f"isoform {isoform.__version__}"
