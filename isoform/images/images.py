@@ -1,25 +1,26 @@
-"""The images of a home: whatever the user names becomes layers that every form can use."""
+"""The images of a home: whatever the user names becomes layers that every form can use.
+
+The common case, an image that is there and unchanged, is part of every start of a service: what only the others need
+is imported where it is needed.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isoform.errors import DescriptorError, NotFound
 from isoform.host.home import Home
-from isoform.images import listing
-from isoform.images.admit import Parts, admit, check
-from isoform.images.listing import ImageInfo, PruneReport
-from isoform.images.lock import sweep, workplace
 from isoform.images.reference import KINDS, Reference, kind_of, parse
 from isoform.images.store import Entry, Store, stamp, unchanged
-from isoform.images.tools import require
-from isoform.images.unpack import disk_full, is_full
 from isoform.model.image import Image
 from isoform.model.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from isoform.images.listing import ImageInfo, PruneReport
 
 
 class Images:
@@ -61,11 +62,15 @@ class Images:
 
     def list(self) -> Sequence[ImageInfo]:
         """Return all images of this home, by name."""
-        return listing.images(self._store)
+        from isoform.images.listing import images
+
+        return images(self._store)
 
     def inspect(self, reference: str) -> dict[str, object]:
         """Return all that is known of an image. Raises: NotFound."""
-        return listing.inspect(self._store, reference)
+        from isoform.images.listing import inspect
+
+        return inspect(self._store, reference)
 
     async def remove(self, reference: str, in_use: Collection[str]) -> None:
         """Remove an image and those of its layers that no other image has.
@@ -74,7 +79,9 @@ class Images:
             in_use: digests of the layers that instances use.
         Raises: NotFound; WrongState if an instance uses it.
         """
-        await listing.remove(self._store, reference, in_use)
+        from isoform.images.listing import remove
+
+        await remove(self._store, reference, in_use)
 
     async def prune(self, in_use: Collection[str], every: bool = False) -> PruneReport:
         """Remove what no image needs: older builds, packages no recipe names, what was cut off.
@@ -83,7 +90,9 @@ class Images:
             in_use: digests of the layers that instances use.
             every: also remove images that no instance uses.
         """
-        return await listing.prune(self._store, in_use, every)
+        from isoform.images.listing import prune
+
+        return await prune(self._store, in_use, every)
 
     def _named(self, key: str, name: str) -> bool:
         entry = self._store.find(key)
@@ -100,10 +109,13 @@ class Images:
         return image
 
     async def _obtain(self, wanted: Reference, progress: Progress, name: str = "", fresh: bool = False) -> Image:
+        from isoform.images.lock import sweep, workplace
+        from isoform.images.unpack import disk_full, is_full
+
         try:
             self._store.prepare()
             sweep(self._store.tmp)
-            async with self._store.lock("image-" + sha256(wanted.key.encode()).hexdigest()[:32]):
+            async with self._store.lock(f"image-{name_of(wanted.key)}"):
                 if not fresh and not name and (image := self._kept(wanted)):
                     return image  # another process had the same wish
                 with workplace(self._store.tmp) as work:
@@ -117,6 +129,8 @@ class Images:
                     ) -> Image:
         if wanted.path is None and not wanted.transport:
             return await self._again(wanted, progress, work)
+        from isoform.images.tools import require
+
         kind = "docker" if wanted.path is None else kind_of(wanted)
         require(kind)
         entry = Entry(wanted.key, kind, "", 0, name, time.time())
@@ -147,6 +161,8 @@ class Images:
 
     async def _admit(self, wanted: Reference, digest: str, entry: Entry, work: tuple[Path, int],
                      progress: Progress) -> Image:
+        from isoform.images.admit import Parts, admit, check
+
         fetched = work[0] / "blobs" / "sha256"
 
         def find(blob: str) -> Path:
@@ -160,3 +176,10 @@ class Images:
 
 def _stamp(path: Path) -> tuple[str, int, int, int, int]:
     return stamp(path / "index.json" if path.is_dir() else path)
+
+
+def name_of(key: str) -> str:
+    """Return a file name that stands for a key of any length."""
+    from hashlib import sha256
+
+    return sha256(key.encode()).hexdigest()[:32]

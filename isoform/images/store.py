@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from isoform.images.lock import locked, sweep_locks
 from isoform.model.image import Image, Layer, User
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -101,10 +100,14 @@ class Store:
 
     def lock(self, what: str) -> contextlib.AbstractAsyncContextManager[None]:
         """Return the lock on `what`. Whoever takes several takes them in the order image, packages, layer, index."""
+        from isoform.images.lock import locked
+
         return locked(self._locks / what)
 
     def sweep_locks(self) -> None:
         """Remove lock files that nobody holds."""
+        from isoform.images.lock import sweep_locks
+
         sweep_locks(self._locks)
 
     def blob(self, digest: str) -> Path:
