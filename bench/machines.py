@@ -1,7 +1,7 @@
 """Virtual machines: the start of one against bare QEMU, and of a container in a fresh one against that.
 
-Run as root: `make bench`, or `.venv/bin/python bench/machines.py [--rounds N]`. Bare QEMU gets the same kernel, the same
-initramfs (with an /init of six lines laid over it), the same machine type, memory and network card.
+Run as root: `make bench`, or `.venv/bin/python bench/machines.py [--rounds N]`. Bare QEMU gets the same kernel, the
+same initramfs (with an /init of six lines laid over it), the same machine type, memory and network card.
 """
 
 from __future__ import annotations

@@ -91,11 +91,15 @@ def _fits(wish: Wish, world: World) -> bool:
 def _removals(draft: _Draft, wishes: dict[str, Wish], fit: set[str], world: World) -> dict[str, list[str]]:
     """Plan the end of every instance that is not as wanted; return the steps' ids by instance id."""
     removed: dict[str, list[str]] = {}
-    for one, seen in sorted(world.instances.items()):
-        if one not in fit:
-            removed[one] = [draft.add(Remove(one, each.form)) for each in seen]
-            if one not in wishes:
-                draft.changes.append(Change("-", _label(one), f"{seen[0].form}  removed"))
+    machines = {wish.attached_as.id: fingerprint(wish.attached_as) for wish in wishes.values()}
+    for one, seen in sorted(world.instances.items(), key=lambda item: (is_machine(item[0]), item)):
+        if one in fit or (is_machine(one) and machines.get(one) == seen[0].observation.fingerprint):
+            continue
+        # A machine goes with its last container; this step is for one that a crash left without any.
+        before = [step for steps in removed.values() for step in steps] if is_machine(one) else []
+        removed[one] = [draft.add(Remove(one, each.form), before) for each in seen]
+        if one not in wishes and not is_machine(one):
+            draft.changes.append(Change("-", _label(one), f"{seen[0].form}  removed"))
     return removed
 
 
@@ -132,7 +136,7 @@ def _instance(
         draft.changes.append(Change("~", wish.instance.label, f"{wish.instance.form}  {text}"))
         return 0
     # A member of a machine is made anew only once all that was in the machine is gone.
-    company = (wish.id, *wish.attached_as.members)
+    company = (wish.id, wish.attached_as.id, *wish.attached_as.members)
     gone = [step for one in company for step in removed.get(one, ())]
     attach = [*gone, *(f"add-link {wish.instance.service}.{port.link}" for port in wish.attached_as.ports)]
     attached = draft.add(Attach(wish.attached_as, kinds[wish.instance.form]), attach)
@@ -164,7 +168,7 @@ def _goodbyes(
     wanted = {wish.attached_as.id for wish in wishes.values()}
     all_gone = [step for steps in removed.values() for step in steps]
     detached = [
-        draft.add(Detach(one), all_gone if one.endswith(".vm") else removed.get(one, ()))
+        draft.add(Detach(one), all_gone if is_machine(one) else removed.get(one, ()))
         for one in sorted(world.attached)
         if one not in wanted
     ]
@@ -177,6 +181,11 @@ def _goodbyes(
         if name not in desired.kept_volumes:
             draft.add(DropVolume(desired.service, volume), all_gone)
             draft.changes.append(Change("-", f"volume {name}", "deleted"))
+
+
+def is_machine(instance_id: str) -> bool:
+    """Whether an id is that of a machine, which holds instances and is none itself."""
+    return instance_id.endswith(".vm")
 
 
 def _label(instance_id: str) -> str:
