@@ -25,7 +25,6 @@ from isoform.forms.oci.supervise import supervise
 from isoform.forms.volume import ensure_volume
 from isoform.host import Home, Result, attempt, cgroup, netns, pid
 from isoform.host.facts import Facts
-from isoform.host.probe import facts as probe_facts
 from isoform.model import Attachment, ExecSpec, File, Instance, Lack, LogLine, Observation, Size, fingerprint
 
 _FORM = "form"  # the file in an instance's folder that says whose it is
@@ -65,20 +64,14 @@ class Container:
     own_kernel = False
     least_memory_bytes = 6 << 20  # below this the runtime itself is killed in the container's cgroup
 
-    def __init__(self, home: Home) -> None:
-        self._home, self._roots, self._count = home, root.Roots(home), itertools.count()
-        self._facts: Facts | None = None
+    def __init__(self, home: Home, facts: Facts) -> None:
+        self._home, self._facts, self._roots, self._count = home, facts, root.Roots(home), itertools.count()
 
     # -- what this host offers
 
-    async def _host(self) -> Facts:
-        if self._facts is None:
-            self._facts = await probe_facts(self._home)
-        return self._facts
-
     async def missing(self) -> list[Lack]:
         """See `Form`."""
-        host, lacks = await self._host(), []
+        host, lacks = self._facts, []
         if host.runtime is None:
             why = "; ".join(f"{trial.name}: {trial.why}" for trial in host.runtimes) or "none is installed"
             lacks.append(Lack("an OCI runtime that works", why, "" if host.runtimes else "sudo apt-get install crun"))
@@ -88,10 +81,7 @@ class Container:
             lacks.append(Lack("EROFS", "the layers of images are EROFS files", "sudo modprobe -a erofs loop"))
         if not host.features.get("overlay", True):
             lacks.append(Lack("overlayfs", "each container writes to an overlay of its own", "sudo modprobe overlay"))
-        if not seccomp.find_profile():
-            lacks.append(Lack("a system call filter", f"none of {', '.join(seccomp.PROFILES)} is there",
-                              f"sudo apt-get install {seccomp.PACKAGE}"))
-        return lacks
+        return [*lacks, *missing_filter()]
 
     def _folder(self, instance_id: str) -> Path:
         return self._home.instance(instance_id)
@@ -110,7 +100,7 @@ class Container:
         if instance.image is None or instance.process is None:
             raise WrongState(f"{instance.label} has no image", why="a container is nothing without one")
         capability.check_shareable(instance.label, instance.capabilities)
-        host = await self._host()
+        host = self._facts
         if host.runtime is None or not host.tools.get("conmon"):
             lacks = await self.missing()
             raise HostLacks(f"this host cannot run {instance.label} as a container",
@@ -139,7 +129,7 @@ class Container:
         inside.write_files(str(folder / "rootfs"), [*names.own_files(instance), *instance.files])
         config = bundle.config(instance, bundle.Site(
             rootfs=str(folder / "rootfs"), netns=netns.path(namespace), cgroup=self._home.cgroup(instance.id),
-            volumes=volumes, seccomp=_filter(instance, host.architecture), swap=_swap_counts(),
+            volumes=volumes, seccomp=system_call_filter(instance.capabilities, host.architecture), swap=_swap_counts(),
             tun=Path(bundle.TUN).exists(), nofile=_most_files(),
         ))
         (folder / "config.json").write_text(json.dumps(config))
@@ -252,8 +242,9 @@ class Container:
 
     async def known(self) -> list[str]:
         """See `Form`."""
-        found = {entry.name for entry in _entries(self._home.instances) if _is_ours(Path(entry.path))}
-        found.update(entry.name for entry in _entries(self._state))
+        found = {folder.name for folder in folders(self._home) if form_of(folder) == self.name}
+        if self._state.exists():
+            found.update(state.name for state in self._state.iterdir())
         return sorted(found)
 
     # -- change, stop, delete
@@ -270,7 +261,7 @@ class Container:
             return
         if await self._waits(instance_id, made):
             grace_s = 0.0  # nothing of the function's own runs yet that could heed a signal
-        number = signal.Signals[made.stop_signal] if made.stop_signal in signal.Signals.__members__ else signal.SIGTERM
+        number = signal_number(made.stop_signal)
         if (grace_s > 0 and pid.end(made.pid, made.pid_started, number)
                 and not await pid.ended(made.pid, made.pid_started, grace_s)):
             pid.end(made.pid, made.pid_started)
@@ -313,10 +304,9 @@ class Container:
 
     def _exec(self, instance_id: str, spec: ExecSpec, pidfile: str = "") -> list[str]:
         made, folder = self._known(instance_id), self._folder(instance_id)
-        own = folder / f"exec.{os.getpid()}.{next(self._count)}"
-        entrypoint = json.loads((folder / "process.json").read_text())
-        Path(f"{own}.json").write_text(json.dumps(commands.exec_process(entrypoint, spec)))
-        return commands.exec_argv(made.runtime, instance_id, f"{own}.json", f"{own}.log", pidfile)
+        process = commands.exec_process(json.loads((folder / "process.json").read_text()), spec)
+        scratch = str(folder / f"exec.{os.getpid()}.{next(self._count)}")
+        return commands.exec_argv(made.runtime, instance_id, process, scratch, pidfile)
 
     async def run(self, instance_id: str, spec: ExecSpec, deadline_s: float) -> Result:
         """See `Form`."""
@@ -350,13 +340,31 @@ class Container:
             yield line
 
 
-def _filter(instance: Instance, architecture: str) -> dict[str, Any] | None:
-    path = seccomp.find_profile()
-    if not path:
-        raise HostLacks("no system call filter for containers", why=f"looked for {', '.join(seccomp.PROFILES)}",
-                        fix=f"sudo apt-get install {seccomp.PACKAGE}")
-    granted = capability.granted(instance.capabilities)["bounding"]
-    return seccomp.filter_for(path, frozenset(granted), architecture)
+def missing_filter() -> list[Lack]:
+    """Return what is missing for the system call filter."""
+    if seccomp.find_profile():
+        return []
+    return [Lack("a system call filter", f"none of {', '.join(seccomp.PROFILES)} is there",
+                 f"sudo apt-get install {seccomp.PACKAGE}")]
+
+
+def system_call_filter(capabilities: Sequence[str], architecture: str) -> dict[str, Any]:
+    """Return `linux.seccomp` for a process with these capabilities beside the default ones. Raises: HostLacks."""
+    for lack in missing_filter():
+        raise HostLacks(f"this host lacks {lack.what}", why=lack.why, fix=lack.fix)
+    granted = capability.granted(capabilities)["bounding"]
+    return seccomp.filter_for(seccomp.find_profile(), frozenset(granted), architecture)
+
+
+def signal_number(name: str) -> int:
+    """Return the number of a signal as OCI images name it: "SIGTERM", "TERM", "15" or "SIGRTMIN+3"; else SIGTERM's."""
+    if name.isdigit():
+        return int(name)
+    start, _, more = name.upper().removeprefix("SIG").partition("+")
+    try:
+        return int(signal.Signals[f"SIG{start}"]) + int(more or 0)
+    except (KeyError, ValueError):
+        return int(signal.SIGTERM)
 
 
 def _swap_counts() -> bool:
@@ -377,22 +385,25 @@ def _absolute(prefix: tuple[str, ...]) -> tuple[str, ...]:
     return (shutil.which(prefix[0]) or prefix[0], *prefix[1:]) if prefix else ()
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def folders(home: Home) -> list[Path]:
+    """Return the folders of all instances of a home, whatever their form."""
     try:
-        with os.scandir(folder) as found:
-            return list(found)
+        return list(home.instances.iterdir())
     except FileNotFoundError:
         return []
 
 
-def _is_ours(folder: Path) -> bool:
-    """Return whether a container's instance lives in the folder; an empty one is a container's by agreement."""
+def form_of(folder: Path) -> str:
+    """Return the form of the instance that lives in the folder, as far as the forms of this package say it.
+
+    An empty folder is a container's by agreement: it was made by a call that was cut off right then.
+    """
     try:
-        return (folder / _FORM).read_text() == Container.name
+        return (folder / _FORM).read_text()
     except FileNotFoundError:
-        return not any(folder.iterdir())
+        return Container.name if folder.is_dir() and not any(folder.iterdir()) else ""
     except NotADirectoryError:
-        return False
+        return ""
 
 
 def _end_strays(path: str) -> None:

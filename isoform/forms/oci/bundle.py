@@ -31,7 +31,7 @@ class Site:
     """Where a container runs: paths as the runtime there sees them, and what that kernel offers."""
 
     rootfs: str  # the mounted root
-    netns: str  # path of the network namespace
+    netns: str  # path of the network namespace; "" for a new one
     cgroup: str  # below every hierarchy's root: "/isoform-1a2b3c/edge.web.0"
     volumes: Mapping[str, str] = field(default_factory=dict)  # volume's name -> folder to bind
     seccomp: Mapping[str, Any] | None = None
@@ -57,7 +57,7 @@ def config(instance: Instance, site: Site) -> dict[str, Any]:
         "linux": {
             "namespaces": [
                 {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"},
-                {"type": "network", "path": site.netns},
+                {"type": "network", **({"path": site.netns} if site.netns else {})},
             ],
             "cgroupsPath": site.cgroup,
             "resources": _resources(instance, site),

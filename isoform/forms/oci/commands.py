@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,9 @@ LONGEST_LOG_BYTES = 64 << 20  # conmon then starts anew: a chatty function must 
 # whether that was for want of the command. Users expect what a shell says: 127 not found, 126 found but not to be run.
 # The runtime's own words go to stderr and to its log; the log is empty where the command inside did run.
 _EXEC = """\
-log=$1 process=$2; shift 2
+log=$1 process=$2
+printf '%s' "$3" >"$process"
+shift 3
 "$@"
 code=$?
 if [ $code -ne 0 ] && [ -s "$log" ]; then
@@ -70,19 +73,20 @@ def socket_name(container_id: str) -> str:
 
 
 def conmon_argv(runtime: Runtime, container_id: str, paths: Supervised, log_limit_bytes: int = LONGEST_LOG_BYTES,
-                exit_command: Sequence[str] = ()) -> list[str]:
+                exit_command: Sequence[str] = (), no_pivot: bool = False) -> list[str]:
     """Return the command that creates a container and watches over it.
 
     Args:
         log_limit_bytes: 0 where the log is no plain file.
         exit_command: run by conmon once the container has ended.
+        no_pivot: where the system itself lives in an initramfs, which pivot_root(2) cannot leave.
     """
     words = [*runtime.prefix, runtime.path, *runtime.options]
     return [
         paths.conmon, "-c", container_id, "-n", container_id, "-u", socket_name(container_id),
         "-b", paths.bundle, "-p", paths.pidfile, "-P", paths.conmon_pidfile, "--exit-dir", paths.exits,
         "--socket-dir-path", paths.sockets, "-l", f"k8s-file:{paths.log}", "--no-sync-log",
-        *(("--log-size-max", str(log_limit_bytes)) if log_limit_bytes else ()),
+        *(("--log-size-max", str(log_limit_bytes)) if log_limit_bytes else ()), *(("--no-pivot",) if no_pivot else ()),
         "-r", words[0], *(part for option in words[1:] for part in ("--runtime-arg", option)),
         *(("--exit-command", exit_command[0]) if exit_command else ()),
         *(part for argument in exit_command[1:] for part in ("--exit-command-arg", argument)),
@@ -100,13 +104,16 @@ def exec_process(entrypoint: Mapping[str, Any], spec: ExecSpec) -> dict[str, Any
     }
 
 
-def exec_argv(runtime: Runtime, container_id: str, process: str, log: str, pidfile: str = "") -> list[str]:
+def exec_argv(runtime: Runtime, container_id: str, process: Mapping[str, Any], scratch: str,
+              pidfile: str = "") -> list[str]:
     """Return the command that runs a process beside the container's entrypoint, with that one's exit status.
 
     Args:
-        process: a file with what `exec_process` returned; gone afterwards.
-        log: a file name that nothing else uses, for what the runtime itself has to say; gone afterwards.
+        process: what `exec_process` returned.
+        scratch: the start of file names that nothing else uses; gone afterwards.
         pidfile: where to leave the command's PID.
     """
-    options = ["--process", process, *(("--pid-file", pidfile) if pidfile else ())]
-    return ["/bin/sh", "-c", _EXEC, "sh", log, process, *runtime.argv("exec", *options, container_id, log=log)]
+    log, file = f"{scratch}.log", f"{scratch}.json"
+    options = ["--process", file, *(("--pid-file", pidfile) if pidfile else ())]
+    return ["/bin/sh", "-c", _EXEC, "sh", log, file, json.dumps(process),
+            *runtime.argv("exec", *options, container_id, log=log)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import calendar
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -62,31 +63,36 @@ def _seconds(found: re.Match[bytes]) -> float:
     return whole - east_s + float(found[2] or 0)
 
 
-def exit_code(path: Path) -> int | None:
-    """Return the exit status that the log's last lines tell (see EXIT), None where they tell none."""
+def ending(path: Path, begin: int = 0) -> tuple[int, str] | None:
+    """Return exit status and reason that the log's last lines tell (see EXIT), None where they tell none.
+
+    Args:
+        begin: where in the file the container's log begins, bytes.
+    """
     try:
         with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - 4096))
+            file.seek(max(begin, file.seek(0, os.SEEK_END) - 4096))
             tail = file.read()
     except FileNotFoundError:
         return None
-    told = re.findall(rb"^\S+ exit F (\d+)$", tail, re.MULTILINE)
-    return int(told[-1]) if told else None
+    told = re.findall(rb"^\S+ exit F (\d+) ?(.*)$", tail, re.MULTILINE)
+    return (int(told[-1][0]), told[-1][1].decode()) if told else None
 
 
-async def read(path: Path, follow: bool, gone: Callable[[], bool]) -> AsyncIterator[LogLine]:
+async def read(path: Path, follow: bool, gone: Callable[[], bool], begin: int = 0) -> AsyncIterator[LogLine]:
     """Yield the lines of the log at `path`, oldest first.
 
     Args:
         follow: go on until `gone`, and then to the end of the file.
         gone: whether nobody will write to the log any more.
+        begin: where in the file to begin, bytes.
     """
     lines = Lines()
     file: IO[bytes] | None = None
     try:
         while True:
             last = not follow or gone()  # asked before reading: what was written until then is read
-            file = _current(path, file)
+            file = _current(path, file, begin)
             while file is not None and (data := file.read(_BLOCK_BYTES)):
                 for line in lines.feed(data):
                     if line.stream != EXIT:
@@ -102,16 +108,17 @@ async def read(path: Path, follow: bool, gone: Callable[[], bool]) -> AsyncItera
             file.close()
 
 
-def _current(path: Path, file: IO[bytes] | None) -> IO[bytes] | None:
+def _current(path: Path, file: IO[bytes] | None, begin: int) -> IO[bytes] | None:
     """Return the log, opened anew if conmon has replaced it because it had grown too long."""
     try:
         inode = path.stat().st_ino
         if file is not None:
-            import os
-
             if os.fstat(file.fileno()).st_ino == inode:
                 return file
             file.close()
-        return path.open("rb")
+            begin = 0
+        opened = path.open("rb")
+        opened.seek(begin)
+        return opened
     except FileNotFoundError:
         return file
