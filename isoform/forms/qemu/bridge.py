@@ -1,0 +1,90 @@
+"""Joins ssh to a machine: `python bridge.py FOLDER PORTS`, run by ssh as its ProxyCommand. Needs nothing of isoform.
+
+It takes a session port that no other bridge holds, asks init for an ssh server on it, skips what an earlier session
+left on that port, and then carries bytes until either side ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import select
+import socket
+import sys
+import time
+
+PATIENCE_S = 60.0  # a guest that boots on a busy host without KVM
+_CHUNK = 65536
+
+
+def take(folder: str, ports: int) -> int:
+    """Return the number of a free port, which stays ours until this process ends. Raises: TimeoutError."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        for number in range(ports):
+            fd = os.open(f"{folder}/exec.{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return number
+            except BlockingIOError:
+                os.close(fd)
+        time.sleep(0.02)
+    raise TimeoutError(f"all {ports} sessions of this machine are in use")
+
+
+def call(folder: str, number: int) -> tuple[socket.socket, bytes]:
+    """Return the connection to an ssh server that was started just now, and what it has said already."""
+    line = socket.socket(socket.AF_UNIX)
+    line.settimeout(PATIENCE_S)
+    line.connect(f"{folder}/exec.{number}.sock")
+    nonce = secrets.token_hex(16)
+    control = os.open(f"{folder}/control.in", os.O_WRONLY | os.O_NONBLOCK)
+    os.write(control, f"session {number} {nonce}\n".encode())
+    os.close(control)
+    said, mark = b"", nonce.encode() + b"\n"
+    while mark not in said:
+        more = line.recv(_CHUNK)
+        if not more:
+            raise ConnectionError("the machine has stopped")
+        said += more
+    line.settimeout(None)
+    return line, said.partition(mark)[2]
+
+
+def carry(line: socket.socket, first: bytes) -> None:
+    """Carry bytes between our stdin and stdout and the machine until one of them ends."""
+    _write(1, first)
+    while True:
+        ready = select.select([0, line.fileno()], [], [])[0]
+        if line.fileno() in ready:
+            data = line.recv(_CHUNK)
+            if not data:
+                return
+            _write(1, data)
+        if 0 in ready:
+            data = os.read(0, _CHUNK)
+            if not data:
+                return
+            line.sendall(data)
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data):]
+
+
+def main(folder: str, ports: str) -> int:
+    """Serve one session and return the exit status."""
+    try:
+        carry(*call(folder, take(folder, int(ports))))
+    except (BrokenPipeError, ConnectionError):
+        return 0
+    except OSError as error:  # TimeoutError is one
+        print(f"isoform: cannot reach the machine: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
