@@ -19,12 +19,11 @@ from isoform.images.overlay import lay_files, make_parents, sources_of
 from isoform.images.pack import MEDIA_TYPE, Packed, level_times, pack
 from isoform.images.recipe import Recipe, read
 from isoform.images.reference import Reference
-from isoform.images.store import MANIFEST, Entry, Stamp, Store, hex_of, stamp, write
+from isoform.images.store import MAKER, MANIFEST, Entry, Stamp, Store, hex_of, stamp, write
 from isoform.images.unpack import keep
 from isoform.model.progress import Progress
 from isoform.model.yamlpos import Document
 
-MAKER = 1  # raise when the same packages would make another layer
 SETTLED_NS = 20_000_000  # a file changed twice within one tick of the kernel's clock (4 to 10 ms) shows one time
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -59,7 +58,7 @@ async def build(store: Store, wanted: Reference, entry: Entry, architecture: str
         progress(subject, "adding files")
         layers.append(await _files(store, recipe, document, base, work))
     digest = _image(recipe, architecture, layers, base.epoch_s, folder / "blobs" / "sha256")
-    return digest, replace(entry, inputs=inputs)
+    return digest, replace(entry, inputs=inputs, maker=MAKER)
 
 
 def _stamps(paths: Iterable[Path]) -> tuple[Stamp, ...]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from isoform.errors import DescriptorError, NotFound
 from isoform.host.home import Home
 from isoform.images.reference import KINDS, Reference, kind_of, parse
-from isoform.images.store import Entry, Store, stamp, unchanged
+from isoform.images.store import Entry, Store, stamp
 from isoform.model.image import Image
 from isoform.model.progress import Progress, silent
 
@@ -101,7 +101,7 @@ class Images:
     def _kept(self, wanted: Reference) -> Image | None:
         """Return the image if it is in the store and what it was made from has not changed since."""
         entry = self._store.find(wanted.key)
-        if entry is None or not unchanged(entry.inputs):
+        if entry is None or not entry.current:
             return None
         image = self._store.load_image(entry.digest, wanted.text)
         if image and wanted.pin and wanted.pin != entry.digest:
@@ -154,7 +154,7 @@ class Images:
             raise NotFound(f"image {wanted.text!r} does not exist",
                            why=f"neither a file nor an image in the store has that name; an image is {KINDS}",
                            fix=f"for an image of a registry write docker://{wanted.text}")
-        if unchanged(entry.inputs) or not Path(entry.key).exists():
+        if entry.current or not Path(entry.key).exists():
             return await self._admit(wanted, entry.digest, entry, work, progress)
         origin = replace(parse(entry.key, Path("/")), text=wanted.text, pin=wanted.pin)
         return await self._make(origin, progress, entry.name, False, work)

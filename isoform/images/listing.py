@@ -191,9 +191,8 @@ def _collect(store: Store, in_use: Collection[str], gone: Collection[Entry] = ()
 
 def _sweep_halves(store: Store) -> None:
     """Remove what killed processes left: files not yet renamed, users without their layer, locks that nobody holds."""
-    for folder in (store.path, store.ready, store.packages):
-        for path in folder.glob(".*"):
-            path.unlink()
+    for path in (store.path / ".index.json", *store.ready.glob(".*"), *store.packages.glob(".*")):
+        path.unlink(missing_ok=True)
     for path in store.layers.glob("*.json"):
         with contextlib.suppress(FileNotFoundError):  # whose layer appears just now: `has_layer` asks for both
             if not path.with_suffix(".erofs").exists():

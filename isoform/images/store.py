@@ -21,6 +21,7 @@ from isoform.model.image import Image, Layer, User
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 REF_NAME = "org.opencontainers.image.ref.name"
 _OURS = "io.isoform."
+MAKER = 1  # raise when the same recipe and packages would make another image: then all are made anew
 Stamp = tuple[str, int, int, int, int]  # of an input file: path, inode, size, mtime in ns, ctime in ns
 
 
@@ -35,6 +36,12 @@ class Entry:
     name: str = ""  # a short name that the user gave
     added: float = 0.0  # seconds since the epoch
     inputs: tuple[Stamp, ...] = ()  # the files that it was made from, as they were then
+    maker: int = MAKER  # of a recipe's image: which generation of this code made it
+
+    @property
+    def current(self) -> bool:
+        """Return whether it would come out the same if it were made now."""
+        return unchanged(self.inputs) and (self.kind != "recipe" or self.maker == MAKER)
 
     @property
     def reference(self) -> str:
@@ -96,7 +103,9 @@ class Store:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self.blobs, self.layers, self.ready, self.packages, self.tmp, self._locks):
             folder.mkdir(parents=True, exist_ok=True)
-        write(self.path / "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+        mine = self.path / f".oci-layout.{os.getpid()}"  # no lock yet: several processes may be the first
+        mine.write_bytes(b'{"imageLayoutVersion": "1.0.0"}')
+        mine.rename(self.path / "oci-layout")
 
     def lock(self, what: str) -> contextlib.AbstractAsyncContextManager[None]:
         """Return the lock on `what`. Whoever takes several takes them in the order image, packages, layer, index."""
@@ -175,7 +184,7 @@ class Store:
 
 def _row(entry: Entry) -> dict[str, Any]:
     ours = {"key": entry.key, "kind": entry.kind, "added": str(entry.added), "name": entry.name,
-            "inputs": json.dumps(entry.inputs)}
+            "inputs": json.dumps(entry.inputs), "maker": str(entry.maker)}
     notes = {_OURS + name: value for name, value in ours.items() if value}
     return {"mediaType": MANIFEST, "digest": entry.digest, "size": entry.size,
             "annotations": {REF_NAME: entry.name or entry.key.removeprefix("docker://").lstrip("/"), **notes}}
@@ -189,5 +198,5 @@ def _entry(row: dict[str, Any]) -> Entry | None:
     return Entry(
         key=notes[_OURS + "key"], kind=notes[_OURS + "kind"], digest=row["digest"], size=row["size"],
         name=notes.get(_OURS + "name", ""), added=float(notes.get(_OURS + "added", "0")),
-        inputs=inputs,
+        inputs=inputs, maker=int(notes.get(_OURS + "maker", "0")),
     )

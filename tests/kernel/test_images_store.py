@@ -269,6 +269,20 @@ async def test_a_package_that_does_not_exist_leaves_nothing(images, home, tmp_pa
     assert files(home) == [] and images.list() == []
 
 
+async def test_an_image_of_older_code_is_made_anew(images, home, tmp_path, monkeypatch):
+    await busybox_image(home)
+    recipe(tmp_path, "files: {/x: {content: one}}\n")
+    said = []
+
+    def listen(subject: str, doing: str, fraction: float | None = None) -> None:
+        said.append(doing)
+
+    image = await images.resolve("web.yaml", tmp_path, listen)
+    assert await images.resolve("web.yaml", tmp_path, listen) == image and said == ["adding files"]
+    monkeypatch.setattr("isoform.images.store.MAKER", 2)
+    assert await images.resolve("web.yaml", tmp_path, listen) == image and said == ["adding files"] * 2
+
+
 async def test_a_built_image_is_found_by_its_name(images, home, tmp_path):
     await busybox_image(home)
     path = recipe(tmp_path, "packages: [busybox-static]\nfiles: {/x: {content: one}}\n")
