@@ -108,7 +108,7 @@ def build(function: Callable[..., Any]) -> Command:
         root = context.find_root().obj
         session = (root if isinstance(root, Session) else Session()).with_more(home, debug, quiet)
         if about.needs_root:
-            require_root(sys.argv[1:])
+            require_root()
         if session.debug:
             from isoform.cli.debuglog import log_to_stderr
 
@@ -140,11 +140,16 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     ])
 
 
-def require_root(arguments: list[str]) -> None:
+def as_typed() -> str:
+    """Return this command line as users typed it, to be typed again."""
+    return shlex.join(["isoform", *sys.argv[1:]])
+
+
+def require_root() -> None:
     """Raises: HostLacks if this process is not root, with the command line that would be."""
     if os.geteuid() != 0:
         raise HostLacks(
             "isoform needs root for this",
             why="it makes network namespaces, mounts and control groups",
-            fix=f"run: sudo isoform {shlex.join(arguments)}",
+            fix=f"run: sudo {as_typed()}",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from isoform.cli.command import Command, Session, command
 from isoform.cli.complete import complete_function
 from isoform.cli.running import run
 from isoform.cli.target import functions_of, instance_of, split_target
-from isoform.errors import DescriptorError
+from isoform.errors import DescriptorError, HostLacks
 
 
 class StopsAtCommand(Command):
@@ -63,6 +64,9 @@ def exec_(
             "--tty/--no-tty", "-t/-T", show_default="if stdin and stdout are one", help="Give it a terminal."
         ),
     ] = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Taken for the sake of habit (-it): stdin is always passed on.")
+    ] = False,
     env: Annotated[
         list[str] | None,
         typer.Option("--env", "-e", metavar="KEY=VALUE", help="Set an environment variable. May be repeated."),
@@ -87,8 +91,22 @@ def exec_(
         raise DescriptorError(f"`{target}` names no function", fix=f"write one of {functions}")
     function, number = (replica is None and instance_of(function, there)) or (function, replica or 0)
     command_line = run(assembly.engine.exec_argv(service, function, number, spec))
-    # We become it: signals, window size and exit status are then its own.
-    os.execvp(command_line[0], command_line)
+    become(command_line)
+
+
+def become(command_line: list[str]) -> None:
+    """Turn this process into a host command: signals, window size and exit status are then its own.
+
+    Raises: HostLacks if there is no such command.
+    """
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and what is ignored stays so over exec
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvp(command_line[0], command_line)
+    except OSError as error:
+        raise HostLacks(
+            f"{command_line[0]} cannot be run", why=str(error.strerror), fix="run: isoform doctor"
+        ) from error
 
 
 def variable(text: str) -> tuple[str, str]:

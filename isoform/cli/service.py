@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from isoform.cli.command import DryRun, Json, Session, command
+from isoform.cli.command import DryRun, Json, Session, as_typed, command
 from isoform.cli.complete import complete_form, complete_service
 from isoform.cli.files import find_descriptor, looks_like_file
 from isoform.cli.left import left
 from isoform.cli.output import emit_outcome
 from isoform.cli.progress import shown
 from isoform.cli.running import Interrupted, run
-from isoform.errors import DescriptorError
+from isoform.errors import DescriptorError, NotFound
 
 if TYPE_CHECKING:
     from isoform.assemble import Assembly
@@ -71,7 +71,7 @@ def up(
             )
         except Interrupted as cut:
             stop()
-            cut.left = _left(assembly, service, f"isoform up {file or ''}".rstrip())
+            cut.left = _left(assembly, service, as_typed())
             raise
     emit_outcome(outcome, dry_run=dry_run, as_json=as_json)
 
@@ -113,7 +113,11 @@ def down(
 
 def _left(assembly: Assembly, service: str, go_on: str) -> str:
     """Return what a change that was cut off has left of `service`, and what to run."""
-    return left(service, run(assembly.engine.ps(service)), go_on)
+    try:
+        seen = run(assembly.engine.ps(service))
+    except NotFound:
+        seen = []
+    return left(service, seen, go_on)
 
 
 def _pair(text: str, option: str, example: str) -> tuple[str, str]:

@@ -141,7 +141,7 @@ def test_all_that_shows_speaks_json(file: Path, isoform: Run) -> None:
     assert json.loads(isoform("schema").stdout)["properties"]["functions"]
 
 
-def test_exec_passes_stdin_arguments_surroundings_and_exit_status(file: Path, isoform: Run) -> None:
+def test_exec_passes_stdin_arguments_surroundings_and_exit_status(home: Home, file: Path, isoform: Run) -> None:
     isoform("up")
     piped = isoform("exec", "shop/web", "tr", "a-z", "A-Z", input="through\n")
     assert (piped.returncode, piped.stdout, piped.stderr) == (0, "THROUGH\n", "")
@@ -150,6 +150,10 @@ def test_exec_passes_stdin_arguments_surroundings_and_exit_status(file: Path, is
     assert (result.returncode, result.stdout, result.stderr) == (7, "/etc\n1 2\n", "x\n")
     assert isoform("exec", "shop/web", "sh", "-c", "kill -TERM $$").returncode == 143
     assert isoform("exec", "shop/web", "--", "test", "-t", "0").returncode == 1
+    endless = f"{ISOFORM} exec -i shop/web yes | head -1"
+    cut = subprocess.run(["bash", "-c", endless], env={**os.environ, "ISOFORM_HOME": str(home.path)},
+                         capture_output=True, text=True, timeout=30)
+    assert (cut.stdout, cut.stderr) == ("y\n", "")
 
 
 def test_exec_in_a_terminal_gets_one(home: Home, file: Path, isoform: Run) -> None:
