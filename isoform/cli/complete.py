@@ -61,7 +61,8 @@ def _functions_in_file(ctx: Any) -> list[str]:
     """Read names alone, without the checks: a file that is being written has mistakes."""
     import yaml
 
-    given = ctx.params.get("file")
+    # While the value of --form is missing, the parser has given up and left the file among the rest.
+    given = ctx.params.get("file") or next((word for word in ctx.args if not word.startswith("-")), None)
     return list(yaml.safe_load(find_descriptor(Path(given) if given else None).read_text())["functions"])
 
 

@@ -131,29 +131,29 @@ def complete(home, words):
     return result.stdout.split()
 
 
-def test_completion_offers_names_from_the_journal(tmp_path):
-    journal = Journal(tmp_path / "state.db")
+def test_completion_offers_names_from_the_journal(home):
+    journal = Journal(home.path / "state.db")
     journal.keep_rows([Row("edge.web.0", "edge", "web", 0, "vm", "", "", (), ""),
                        Row("shop.db.0", "shop", "db", 0, "vm", "", "", (), "")])
     journal.close()
-    assert complete(tmp_path, "ps ") == ["edge", "shop"]
-    assert complete(tmp_path, "down e") == ["edge"]
-    assert complete(tmp_path, "exec edge/") == ["edge/web"]
-    assert complete(tmp_path, "logs ") == ["edge", "edge/web", "shop", "shop/db"]
-    assert complete(tmp_path, "up x --form web=v") == ["web=vm"]
-    assert complete(tmp_path, "im") == ["image"]
-    assert complete(tmp_path, "up --dr") == ["--dry-run"]
+    assert complete(home.path, "ps ") == ["edge", "shop"]
+    assert complete(home.path, "down e") == ["edge"]
+    assert complete(home.path, "exec edge/") == ["edge/web"]
+    assert complete(home.path, "logs ") == ["edge", "edge/web", "shop", "shop/db"]
+    assert complete(home.path, "up x --form web=v") == ["web=vm"]
+    assert complete(home.path, "im") == ["image"]
+    assert complete(home.path, "up --dr") == ["--dry-run"]
 
 
-def test_completion_offers_the_functions_of_the_file(tmp_path):
-    file = tmp_path / "service.yaml"
+def test_completion_offers_the_functions_of_the_file(home):
+    file = home.path / "service.yaml"
     file.write_text("functions: {web: {}, gateway: {}}")
-    assert complete(tmp_path, f"up {file} --form ") == ["gateway=", "web="]
+    assert complete(home.path, f"up {file} --form ") == ["gateway=", "web="]
 
 
-def test_completion_is_silent_where_there_is_nothing(tmp_path):
-    assert complete(tmp_path / "none", "ps ") == []
-    assert not (tmp_path / "none").exists()
-    (tmp_path / "state.db").write_text("no database")
-    assert complete(tmp_path, "exec ") == []
-    assert complete(tmp_path, f"up {tmp_path}/none.yaml --form ") == []
+def test_completion_is_silent_where_there_is_nothing(home):
+    assert complete(home.path / "none", "ps ") == []
+    assert not (home.path / "none").exists()
+    (home.path / "state.db").write_text("no database")
+    assert complete(home.path, "exec ") == []
+    assert complete(home.path, f"up {home.path}/none.yaml --form ") == []
