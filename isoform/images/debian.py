@@ -25,6 +25,8 @@ _HOST_LISTS = 'cp -a /var/lib/apt/lists/*_* "$1/var/lib/apt/lists/" 2>/dev/null 
 _ALONE = (*WITH_US, "unshare", "--fork", "--pid", "--kill-child", "--mount-proc")
 _ABSENT = re.compile(r"E: (?:Unable to locate package |Package '?|Couldn't find any package by \S+ ')"
                      r"([a-z0-9][a-z0-9+.-]*)")
+_NOISE = re.compile("^I:|unsandboxed|mmdebstrap failed to run|APT::Status-Fd")
+_CLASH = re.compile(" : (?:Pre-?)?(?:Depends|Conflicts|Breaks): ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,7 @@ def _failure(said: str, names: Sequence[str], suite: str, document: Document, fo
             place = document.where(("packages", list(names).index(name)))
             return DescriptorError(f"{place}: package {name!r} does not exist in {suite}",
                                    fix=f"search for its name at https://packages.debian.org/{suite}/{name}, or mend it")
-    lines = [line for line in said.splitlines() if line.startswith(("E:", "W:")) or "rror" in line]
-    why = "\n       ".join((lines or said.splitlines())[-6:])
+    why = _gist(said)
     if is_full(StepFailed(said)):
         return disk_full(f"image {document.name}", folder)
     if "NO_PUBKEY" in said or "not signed" in said:
@@ -116,10 +117,16 @@ def _failure(said: str, names: Sequence[str], suite: str, document: Document, fo
         return DescriptorError(f"{document.where(('suite',))}: suite {suite!r} does not exist", why=why,
                                fix="name a release of Debian or Ubuntu, for example bookworm")
     if "unmet dependencies" in said:
-        return DescriptorError(f"{document.where(('packages',))}: these packages cannot be installed together",
-                               why="\n       ".join(s for s in said.splitlines() if "Depends:" in s) or why,
+        return DescriptorError(f"{document.where(('packages',))}: these packages cannot be installed together", why=why,
                                fix="remove one of those that exclude each other")
     return StepFailed(f"building {document.name} failed", why=why, fix="check that `apt-get update` works on this host")
+
+
+def _gist(said: str) -> str:
+    """Return those lines of what apt and mmdebstrap said that tell a user why."""
+    lines = [line.strip() for line in said.splitlines() if not _NOISE.search(line)]
+    telling = [line for line in lines if line.startswith("E:") or _CLASH.search(line)]
+    return "\n       ".join((telling or lines)[-6:])
 
 
 async def _read_packages(archives: Path, into: Path) -> list[Package]:
