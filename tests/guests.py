@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -31,7 +32,15 @@ async def shared_guest(home: Home) -> Guest:
 
 
 async def vm_form(home: Home) -> Vm:
-    return Vm(home, await facts(home), await shared_guest(home))
+    """A form whose home knows already what the host can do: a trial boot that fails takes eight seconds."""
+    known = Path(f"/tmp/iso-guest-{os.geteuid()}/host.json")
+    if known.exists() and not (home.path / "host.json").exists():
+        shutil.copyfile(known, home.path / "host.json")
+    form = Vm(home, await facts(home), await shared_guest(home))
+    await form.acceleration()
+    shutil.copyfile(home.path / "host.json", f"{known}.{os.getpid()}")
+    Path(f"{known}.{os.getpid()}").replace(known)
+    return form
 
 
 def process(*argv: str, **fields: Any) -> Process:

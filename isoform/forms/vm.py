@@ -22,7 +22,7 @@ from isoform.forms.qemu.qmp import Monitor
 from isoform.forms.volume import ensure_volume
 from isoform.host import Home, Result, cgroup
 from isoform.host.facts import Facts
-from isoform.host.kvm import kvm_works
+from isoform.host.kvm import Acceleration, kvm_works
 from isoform.host.tsc import tsc_khz
 from isoform.images.guest import Guest, GuestFiles
 from isoform.model import (
@@ -116,7 +116,7 @@ class Vm:
         process.note(folder, number)
 
     async def _machine(self, folder: Path, instance: Instance, nics: Sequence[Nic], guest: GuestFiles) -> Machine:
-        kvm = await self._kvm(guest)
+        kvm = (await self.acceleration()).usable
         append = kernel_arguments(self._facts.architecture, kvm, None if kvm else await tsc_khz(self._home))
         return Machine(
             name=instance.id, folder=folder, qemu=self._facts.qemu, architecture=self._facts.architecture, kvm=kvm,
@@ -125,10 +125,11 @@ class Vm:
             logs=len(instance.members),
         )
 
-    async def _kvm(self, guest: GuestFiles) -> bool:
+    async def acceleration(self) -> Acceleration:
+        """Return whether machines run on KVM here, found out by a trial boot of the guest."""
+        guest = await self._guest.ensure()
         append = f"{kernel_arguments(self._facts.architecture, True, None)} {_TRIAL}"
-        trial = await kvm_works(self._home, self._facts.qemu, guest.kernel, guest.initrd, append, marker=_TRIAL_MARK)
-        return trial.usable
+        return await kvm_works(self._home, self._facts.qemu, guest.kernel, guest.initrd, append, marker=_TRIAL_MARK)
 
     # --- its life ------------------------------------------------------------------------------------------------
 

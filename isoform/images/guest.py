@@ -19,7 +19,8 @@ from isoform.images.toolbox import TOOLS, make_tools
 from isoform.model import Progress, silent
 
 SCRIPTS = Path(__file__).with_name("initramfs")
-_PLACES = {"init.sh": "init", "tools.sh": "sbin/tools", "modprobe.sh": "sbin/modprobe", "enter.sh": "sbin/enter"}
+_PLACES = {"init.sh": "init", "tools.sh": "sbin/tools", "modprobe.sh": "sbin/modprobe", "enter.sh": "sbin/enter",
+           "session.sh": "sbin/session"}
 # The tools' disk is mounted where these point to; until then they lead nowhere.
 _LINKS = {"usr": "run/isoform/tools/usr", "lib": "run/isoform/tools/usr/lib", "lib64": "run/isoform/tools/usr/lib64"}
 _FOLDERS = ("dev", "proc", "sys", "fn", "tmp", "etc", "run/isoform/disk", "run/isoform/tools", "root/.ssh")

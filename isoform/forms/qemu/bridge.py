@@ -33,8 +33,8 @@ def take(folder: str, ports: int) -> int:
     raise TimeoutError(f"all {ports} sessions of this machine are in use")
 
 
-def call(folder: str, number: int) -> tuple[socket.socket, bytes]:
-    """Return the connection to an ssh server that was started just now, and what it has said already."""
+def call(folder: str, number: int) -> tuple[socket.socket, bytes, bytes]:
+    """Return the connection to the ssh server, what it has said already, and the mark with which it will end."""
     line = socket.socket(socket.AF_UNIX)
     line.settimeout(PATIENCE_S)
     line.connect(f"{folder}/exec.{number}.sock")
@@ -49,19 +49,25 @@ def call(folder: str, number: int) -> tuple[socket.socket, bytes]:
             raise ConnectionError("the machine has stopped")
         said += more
     line.settimeout(None)
-    return line, said.partition(mark)[2]
+    return line, said.partition(mark)[2], mark
 
 
-def carry(line: socket.socket, first: bytes) -> None:
-    """Carry bytes between our stdin and stdout and the machine until one of them ends."""
+def carry(line: socket.socket, first: bytes, mark: bytes) -> None:
+    """Carry bytes between our stdin and stdout and the machine until one of them ends.
+
+    Args:
+        mark: what the machine sends at its end, at random points cut into two; a port has no other end of file.
+    """
     _write(1, first)
-    while True:
+    tail = first[-len(mark):]
+    while not tail.endswith(mark):
         ready = select.select([0, line.fileno()], [], [])[0]
         if line.fileno() in ready:
             data = line.recv(_CHUNK)
             if not data:
                 return
             _write(1, data)
+            tail = (tail + data)[-len(mark):]
         if 0 in ready:
             data = os.read(0, _CHUNK)
             if not data:

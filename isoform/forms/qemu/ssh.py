@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import join, quote
+from shlex import join
 
 from isoform.forms.qemu import bridge
 from isoform.forms.qemu.argv import EXEC_PORTS
@@ -30,4 +30,5 @@ def ssh_argv(folder: Path, key: Path, argv: Sequence[str], tty: bool, ssh: str =
     options = {**_OPTIONS, "IdentityFile": f'"{key}"', "ProxyCommand": proxy.replace("%", "%%")}
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     # not the last command of its shell, which would become it: so that the shell turns a signal into 128 + N
-    return [ssh, "-F", "none", *words, "-tt" if tty else "-T", "root@isoform", f"{' '.join(map(quote, argv))}; exit $?"]
+    inside = f"nsenter -t 1 -n {join(argv)}; exit $?"  # the ssh server has a network of its own
+    return [ssh, "-F", "none", *words, "-tt" if tty else "-T", "root@isoform", inside]

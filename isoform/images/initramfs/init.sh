@@ -138,16 +138,16 @@ agent() {
     /usr/sbin/qemu-ga -m virtio-serial -p "$port" -t $base >/dev/null 2>&1 &
 }
 
-session() { # NUMBER NONCE: serve ssh on that port; a session that was there before has lost its host and ends
+session() { # NUMBER NONCE: join that port to the ssh server; who was on it before has lost its host
     eval "local before=\$session_$1"
     port "exec.$1"
-    [ -z "$before" ] || kill -9 "$before"
-    /sbin/tools
-    (
-        exec <>"$port" >&0 2>/dev/null || exit
-        echo "$2"
-        exec /usr/sbin/dropbear -i -s -r /usr/lib/isoform/hostkey
-    ) &
+    if [ -z "$ssh" ]; then # it takes sockets alone, and no port in sight of the function: so a network of its own
+        /sbin/tools
+        unshare -n sh -c 'ip link set lo up; exec /usr/sbin/dropbear -F -s -r /usr/lib/isoform/hostkey -p 127.0.0.1:22' &
+        ssh=$!
+    fi
+    [ -z "$before" ] || kill -9 "-$before"
+    setsid /sbin/session "$port" "$2" "$ssh" &
     eval "session_$1=\$!"
 }
 
