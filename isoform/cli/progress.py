@@ -32,13 +32,14 @@ class Shown(Protocol):
 
 @contextmanager
 def shown(
-    *, hidden: bool, plain: bool = False, stream: TextIO | None = None
+    *, hidden: bool, plain: bool = False, heading: str = "", stream: TextIO | None = None
 ) -> Iterator[tuple[Progress, Callable[[], None]]]:
     """Yield a Progress that shows itself on stderr, and what takes it off the terminal at once.
 
     Args:
         hidden: show nothing (--json, --quiet).
         plain: lines even in a terminal (--debug writes there too).
+        heading: "subject: what it does" of the whole, which a terminal shows from the start.
     """
     stream = stream or sys.stderr
     if hidden:
@@ -47,6 +48,8 @@ def shown(
         yield silent, lambda: None
         return
     display: Shown = Lines(stream) if plain or not stream.isatty() else Live(stream)
+    if heading and isinstance(display, Live):
+        display(*heading.split(": ", 1))
     try:
         yield display, display.stop
     finally:

@@ -64,7 +64,8 @@ def up(
     forms = dict(_pair(item, "--form", "gateway=vm") for item in form or ())
     assembly = session.assembly()
     service = assembly.service_of(path, values or ())
-    with shown(hidden=session.quiet or as_json, plain=session.debug) as (progress, stop):
+    hidden = session.quiet or as_json
+    with shown(hidden=hidden, plain=session.debug, heading=f"{service}: coming up") as (progress, stop):
         try:
             outcome = run(
                 assembly.up(path, forms=forms, overrides=values or (), dry_run=dry_run, progress=progress), stop
@@ -101,7 +102,8 @@ def down(
     """Take a service down. Nothing of it stays but volumes that its file says to keep."""
     assembly = session.assembly()
     name = assembly.service_of(find_descriptor(Path(service)), ()) if looks_like_file(service) else service
-    with shown(hidden=session.quiet or as_json, plain=session.debug) as (progress, stop):
+    hidden = session.quiet or as_json
+    with shown(hidden=hidden, plain=session.debug, heading=f"{name}: going down") as (progress, stop):
         try:
             outcome = run(assembly.engine.down(name, dry_run=dry_run, grace_s=timeout, progress=progress), stop)
         except Interrupted as cut:

@@ -57,7 +57,7 @@ def test_display_fits_where_it_is_shown(hidden, plain, terminal, kind):
 
 def test_no_control_characters_without_a_terminal():
     stream = io.StringIO()
-    with shown(hidden=False, stream=stream) as (progress, _):
+    with shown(hidden=False, heading="edge: coming up", stream=stream) as (progress, _):
         progress("edge/web", "waiting until ready", 0.5)
     assert stream.getvalue() == "edge/web: waiting until ready\n"
 
@@ -67,6 +67,7 @@ def test_live_display_shows_lines_and_takes_them_away(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     live = Live(stream)
+    live("edge", "coming up")
     live("edge/[web]", "unpacking", 0.5)
     live("edge/db", "done", 1.0)
     deadline = time.monotonic() + 10
@@ -76,6 +77,7 @@ def test_live_display_shows_lines_and_takes_them_away(monkeypatch):
     live.stop()
     said = stream.getvalue()
     assert "edge/[web]" in said
+    assert "coming up" in said
     assert "━" in said
     assert "edge/db" not in said
     assert said.count("\x1b[?25l") == said.count("\x1b[?25h") == 1  # the cursor is back
@@ -85,7 +87,7 @@ def test_live_display_shows_lines_and_takes_them_away(monkeypatch):
 
 def test_live_display_of_quick_work_draws_nothing():
     stream = Terminal()
-    with shown(hidden=False, stream=stream) as (progress, _):
+    with shown(hidden=False, heading="edge: coming up", stream=stream) as (progress, _):
         progress("edge/web", "starting")
     assert stream.getvalue() == ""
 
