@@ -49,7 +49,8 @@ def shown(
         return
     display: Shown = Lines(stream) if plain or not stream.isatty() else Live(stream)
     if heading and isinstance(display, Live):
-        display(*heading.split(": ", 1))
+        subject, doing = heading.split(": ", 1)
+        display(subject, doing)
     try:
         yield display, display.stop
     finally:

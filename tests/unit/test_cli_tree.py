@@ -9,6 +9,7 @@ import pytest
 from typer.main import get_command
 
 from isoform.cli.app import app, run
+from scripts import commands as commands_page
 
 
 def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -74,3 +75,7 @@ def test_version_and_help_import_nothing_heavy():
     for arguments in (["--version"], ["version"], ["up", "--help"], ["image", "-h"]):
         result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
         assert (result.returncode, result.stderr) == (0, ""), arguments
+
+
+def test_page_of_commands_is_current():
+    assert commands_page.PAGE.read_text() == commands_page.page(), "run: .venv/bin/python -m scripts.commands"
