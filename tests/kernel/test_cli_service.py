@@ -329,3 +329,26 @@ def test_home_option_comes_before_the_environment(isoform: Run, tmp_path: Path) 
         assert "too long a path" in long
     finally:
         subprocess.run(["rm", "-rf", str(other)], check=True)
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_command_alone(home: Home, file: Path, isoform: Run) -> None:
+    isoform("up", file)
+    web = WEB[WEB.index("  web:"):WEB.index("  client:")]
+    file.write_text(NEVER.replace("  client:", f"{web}  client:"))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(ISOFORM_HOME=str(home.path), TERM="xterm")
+        os.execv(ISOFORM, [ISOFORM, "up", str(file), "--set", "functions.client.env.NEW=1"])
+    said = b""
+    while b"waiting until ready" not in said and (more := _read(terminal)):
+        said += more
+    os.write(terminal, b"\x03")
+    while more := _read(terminal):
+        said += more
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode()).replace("\r", "\n").strip().splitlines()[-1]
+    assert last == (
+        f"interrupted: shop is left with 1 ready, 1 running, not ready; `isoform up {file} "
+        "--set functions.client.env.NEW=1` goes on, `isoform down shop` removes it")
+    states = {one["function"]: one["state"] for one in json.loads(isoform("ps", "--json").stdout)}
+    assert states == {"web": "running", "client": "running"}
