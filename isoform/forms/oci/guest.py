@@ -97,7 +97,7 @@ def start(instance_id: str) -> list[str]:
 
 def signal(instance_id: str, number: int) -> list[str]:
     """Return the command that sends a signal to the container's first process; it may be gone."""
-    return shell(instance_id, f'read -r pid <"$base/pid" && kill -{number} "$pid" 2>/dev/null; true')
+    return shell(instance_id, f'read -r pid <"$base/pid"; kill -{number} "$pid" 2>/dev/null; true')
 
 
 def kill(instance_id: str) -> list[str]:

@@ -50,8 +50,9 @@ supervise() { # CONMON ARGUMENT…: create the container; leaves its PID in $pid
     )
     read -t 60 -r said <&8 || fail "the OCI runtime did not answer"
     exec 8>&-
-    read -r pid <"$base/pid" 2>/dev/null || fail "$said"
-    case $said in *": -1"* | *":-1"*) fail "$said" ;; esac
+    pid=${said#*: } # {"pid": 136}; the runtime's own words where it is -1
+    pid=${pid%%[!0-9]*}
+    [ -n "$pid" ] || fail "$said"
 }
 
 give() { # MAC NAME: move the NIC into the container's network namespace

@@ -1,5 +1,6 @@
 # Run by conmon in a guest when a container has ended: tells the host by a line in the log. $1: id, $2: base, $3: port.
-read -r code <"$2"/exits/"$1" || code=255
+read -r code <"$2"/exits/"$1" # there is no newline in it, which `read` takes for an error
+[ -n "$code" ] || code=255
 reason=
 while read -r name count; do
     [ "$name" != oom_kill ] || [ "$count" = 0 ] || [ "$code" = 0 ] || reason=" out of memory"
