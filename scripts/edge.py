@@ -66,7 +66,7 @@ class Edge:
 
     def _open_on_link(self) -> Check:
         """Port 8080 serves on its own link: it is the gateway that closes it to subscribers."""
-        done = self.isoform("exec", "edge/gateway", "--", "busybox", "wget", "-T", "10", "-q", "-O", "-",
+        done = self.isoform("exec", "edge/gateway", "--", "busybox", "wget", "-q", "-O", "-",
                             f"http://{WEB[4]}:8080/")
         return Check("port 8080 serves on the web server's own link", done.returncode == 0 and PAGE in done.stdout,
                      (done.stderr.strip().splitlines() or ["asked from the gateway"])[-1])
