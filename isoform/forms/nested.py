@@ -251,7 +251,7 @@ class Nested:
         except StepFailed as error:
             if "did not end within" not in error.what:
                 raise
-            await self._vm.guest_run(made.machine, ["/bin/sh", "-c", f"read -r pid <{pidfile} && kill -9 $pid"],
+            await self._vm.guest_run(made.machine, ["/bin/sh", "-c", f"read -r pid <{pidfile}; kill -9 $pid"],
                                      deadline_s=_VERB_S)
             raise StepFailed(f"{spec.argv[0]} did not end within {deadline_s:g} s", why=f"it ran inside {made.label}"
                              ) from error
