@@ -10,8 +10,9 @@ from pathlib import Path
 from isoform.errors import StepFailed
 from isoform.host import run
 
-# What every guest needs before its function starts; those that a kernel has built in are left out.
-BOOT = ("virtio_mmio", "virtio_console", "virtio_blk", "erofs", "overlay", "virtio_net")
+# What every guest needs before its function starts; those that a kernel has built in are left out. What the kernel
+# finishes in the background comes first: ports to be learnt of, a carrier to be found.
+BOOT = ("virtio_mmio", "virtio_console", "virtio_net", "virtio_blk", "erofs", "overlay")
 LATER = ("virtio_balloon",)  # loaded once the function runs
 # What network functions ask for, relative to the modules' kernel/ folder.
 ON_DEMAND = ("net", "drivers/net", "drivers/virtio", "drivers/block/loop", "crypto", "arch/x86/crypto",

@@ -146,7 +146,7 @@ session() { # NUMBER NONCE: join that port to the ssh server; who was on it befo
         unshare -n sh -c 'ip link set lo up; exec /usr/sbin/dropbear -F -s -r /usr/lib/isoform/hostkey -p 127.0.0.1:22' &
         ssh=$!
     fi
-    [ -z "$before" ] || kill -9 "-$before"
+    [ -z "$before" ] || kill -9 "-$before" 2>/dev/null
     setsid /sbin/session "$port" "$2" "$ssh" &
     eval "session_$1=\$!"
 }
