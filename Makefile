@@ -23,7 +23,8 @@ lint: setup  ## ruff and mypy
 	@$(python) scripts/test.py lint
 
 bench: setup  ## measure against the bare recipes and podman, as JSON lines (sudo)
-	@$(python) -m bench
+	@$(python) bench/containers.py
+	@$(python) bench/machines.py
 
 forms: setup  ## run examples/edge in all 27 assignments of forms to functions (sudo)
 	@$(python) -m bench.forms27

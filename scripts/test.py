@@ -33,7 +33,9 @@ STAGES: dict[str, tuple[str, ...]] = {
 GROUPS = {"lint": ("ruff", "mypy")}
 
 # Reasons to skip that no package and no privilege can mend: the hardware or the running kernel lacks something.
-BEYOND_US = re.compile(r"\bKVM\b|cgroup v[12]\b|this kernel (lacks|has no)", re.IGNORECASE)
+BEYOND_US = re.compile(
+    r"\bKVM\b|\bcgroup v[12]\b|\bthis kernel\b|^version 2 has no controller here|^the file system of /tmp keeps|"
+    r"little-endian machine|no x86-64", re.IGNORECASE)
 
 
 @dataclass
