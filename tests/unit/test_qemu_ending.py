@@ -1,0 +1,48 @@
+"""How ended machines explain themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from isoform.forms.qemu.ending import Ending, parse
+from isoform.forms.qemu.logs import log_lines
+
+
+@pytest.mark.parametrize(("report", "console", "ending"), [
+    ("0 \n", "", Ending(0, "")),
+    ("137 out of memory\n", "", Ending(137, "out of memory")),
+    ("125 layer abc cannot be mounted\n", "", Ending(125, "layer abc cannot be mounted")),
+    ("3 \n137\n", "", Ending(3, "")),
+    ("", "x\n[ 3.1] Kernel panic - not syncing: System is deadlocked on memory\n", Ending(None, "out of memory")),
+    ("", "[ 3.1] Kernel panic - not syncing: Fatal exception\n", Ending(None, "kernel panic: Fatal exception")),
+    ("", "", Ending(None, "machine lost")),
+])
+def test_a_machine_says_how_it_ended(report: str, console: str, ending: Ending) -> None:
+    assert parse(report, console) == ending
+
+
+async def test_a_log_is_followed_until_its_writer_is_gone(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"one\r\ntw")
+    lives = True
+    seen = []
+
+    async def read() -> None:
+        async for line in log_lines(log, True, lambda: lives):
+            seen.append(line.text)
+
+    reader = asyncio.create_task(read())
+    await asyncio.sleep(0.05)
+    assert seen == ["one"]
+    with log.open("ab") as file:
+        file.write(b"o\nlast")
+    lives = False
+    await asyncio.wait_for(reader, 5)
+    assert seen == ["one", "two", "last"]
+
+
+async def test_a_log_that_is_not_there_is_empty(tmp_path: Path) -> None:
+    assert [line async for line in log_lines(tmp_path / "log", False, lambda: False)] == []
