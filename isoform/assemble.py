@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isoform.engine.engine import Engine, Outcome
+from isoform.engine.engine import Engine
 from isoform.engine.infrastructure import Infrastructure
 from isoform.engine.journal import Journal
 from isoform.fabric import Fabric
@@ -23,9 +23,12 @@ from isoform.images.guest import Guest
 from isoform.model import Progress, silent
 
 if TYPE_CHECKING:
+    from isoform.engine.change import Outcome
     from isoform.model.descriptor import Parsed
 
 DEFAULT_HOME = "/var/lib/isoform"
+# pydantic looks through every installed package for plugins of its own at its import, which takes some 10 ms.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from isoform.host import Home
+
+# Machines are busy at times: no test asserts an absolute time.
+hypothesis.settings.register_profile("isoform", deadline=None)
+hypothesis.settings.load_profile("isoform")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

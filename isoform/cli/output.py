@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isoform.engine.engine import Outcome
+    from isoform.engine.change import Outcome
     from isoform.engine.plan import Change
 
 

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS instances (
   hosts TEXT NOT NULL DEFAULT '', started_at REAL, ready_pid INTEGER, ready_after_s REAL);
 CREATE TABLE IF NOT EXISTS operations (
   id INTEGER PRIMARY KEY, service TEXT NOT NULL, verb TEXT NOT NULL, state TEXT NOT NULL, pid INTEGER NOT NULL,
-  started_at REAL NOT NULL, ended_at REAL, error TEXT NOT NULL DEFAULT '');
+  started_at REAL NOT NULL, ended_at REAL, error TEXT NOT NULL DEFAULT '', desired TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS steps (
   operation INTEGER NOT NULL, step TEXT NOT NULL, state TEXT NOT NULL, at REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS steps_of_operation ON steps (operation);
@@ -91,8 +91,12 @@ class Journal:
         """Close the database."""
         self._db.close()
 
-    def begin(self, service: str, verb: str) -> int:
-        """Note the start of an operation and return its id; mark those cut off earlier as FAILED_TEMP."""
+    def begin(self, service: str, verb: str, desired: str) -> int:
+        """Note the start of an operation and return its id; mark those cut off earlier as FAILED_TEMP.
+
+        Args:
+            desired: the service as the operation wants it.
+        """
         with self._transaction():
             self._db.execute(
                 "UPDATE operations SET state = 'FAILED_TEMP', ended_at = ?, error = 'cut off'"
@@ -100,8 +104,9 @@ class Journal:
                 (self._clock(),),
             )
             added = self._db.execute(
-                "INSERT INTO operations (service, verb, state, pid, started_at) VALUES (?, ?, 'PROCESSING', ?, ?)",
-                (service, verb, os.getpid(), self._clock()),
+                "INSERT INTO operations (service, verb, state, pid, started_at, desired)"
+                " VALUES (?, ?, 'PROCESSING', ?, ?, ?)",
+                (service, verb, os.getpid(), self._clock(), desired),
             ).lastrowid
             assert added is not None
             self._db.execute("DELETE FROM operations WHERE id <= ?", (added - _KEPT_OPERATIONS,))
@@ -143,6 +148,15 @@ class Journal:
         """Return what the last completed `up` of a service wanted, as it was kept; "" if there was none."""
         row = self._db.execute("SELECT desired FROM services WHERE name = ?", (service,)).fetchone()
         return row[0] if row else ""
+
+    def all_desired(self) -> list[str]:
+        """Return what every service shall be, and what operations that did not end wanted."""
+        kept = self._db.execute("SELECT desired FROM services").fetchall()
+        open_ = self._db.execute(
+            "SELECT desired FROM operations WHERE state IN ('PROCESSING', 'FAILED_TEMP') AND id IN"
+            " (SELECT max(id) FROM operations GROUP BY service)"
+        ).fetchall()
+        return [row[0] for row in (*kept, *open_)]
 
     def keep_service(self, service: str, source: str, desired: str) -> None:
         """Remember what a completed `up` wanted."""

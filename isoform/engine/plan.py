@@ -19,6 +19,7 @@ from isoform.engine.step import (
     Start,
     Step,
     Tell,
+    label,
 )
 from isoform.model import fingerprint
 
@@ -99,7 +100,7 @@ def _removals(draft: _Draft, wishes: dict[str, Wish], fit: set[str], world: Worl
         before = [step for steps in removed.values() for step in steps] if is_machine(one) else []
         removed[one] = [draft.add(Remove(one, each.form), before) for each in seen]
         if one not in wishes and not is_machine(one):
-            draft.changes.append(Change("-", _label(one), f"{seen[0].form}  removed"))
+            draft.changes.append(Change("-", label(one), f"{seen[0].form}  removed"))
     return removed
 
 
@@ -187,7 +188,3 @@ def is_machine(instance_id: str) -> bool:
     """Whether an id is that of a machine, which holds instances and is none itself."""
     return instance_id.endswith(".vm")
 
-
-def _label(instance_id: str) -> str:
-    service, function, replica = instance_id.split(".")[:3]
-    return f"{service}/{function}" + (f"-{replica}" if replica != "0" else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from isoform.engine.observe import is_ready
 from isoform.engine.ready import wait_until_ready
 from isoform.errors import StepFailed
 from isoform.model import File, Instance, Link, Progress, fingerprint, hosts_file
+
+log = logging.getLogger(__name__)
 
 _GONE = frozenset({"absent"})
 
@@ -55,10 +58,12 @@ async def bring_about(step: Step, context: Context) -> None:
     if await step.done(context):
         return
     context.journal.note(context.operation, step.id, "started")
+    began = time.monotonic()
     await step.act(context)
     if not await step.done(context):
         raise StepFailed(f"{step.id} had no effect", fix="run again with --debug and read the commands")
     context.journal.note(context.operation, step.id, "done")
+    log.info("step done", extra={"step": step.id, "took_s": round(time.monotonic() - began, 4)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,11 +238,17 @@ class Remove:
         return (await form.observe(self.instance)).state in _GONE and self.instance not in await form.known()
 
     async def act(self, context: Context) -> None:
-        context.progress(self.instance, "stopping")
+        context.progress(label(self.instance), "stopping")
         form = context.infra.forms[self.form]
         await form.stop(self.instance, context.grace_s)
         await form.delete(self.instance)
-        context.progress(self.instance, "removed", 1.0)
+        context.progress(label(self.instance), "removed", 1.0)
+
+
+def label(instance_id: str) -> str:
+    """Return what users read of an instance that is known by its id alone."""
+    service, function, replica = instance_id.split(".")[:3]
+    return f"{service}/{function}" + (f"-{replica}" if replica != "0" else "")
 
 
 @dataclass(frozen=True, slots=True)

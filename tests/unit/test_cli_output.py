@@ -14,7 +14,7 @@ from isoform.cli.ps import as_plain, text
 from isoform.cli.report import error_text, guarded
 from isoform.cli.running import Interrupted
 from isoform.cli.table import table, width
-from isoform.engine.engine import Outcome
+from isoform.engine.change import Outcome
 from isoform.engine.plan import Change
 from isoform.engine.status import Status
 from isoform.errors import DescriptorError, HostLacks, IsoformError, NotFound, StepFailed, WrongState
