@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from isoform.host import Home
-from scripts.edge import SERVICE, Edge
+from scripts.edge import SERVICE, CommandFailed, Edge
 from tests.conftest import leftovers
 
 FORMS = ("container", "vm", "container-in-vm")
@@ -34,18 +34,23 @@ ALL = tuple(itertools.product(FORMS, repeat=3))
 THIRD = tuple((FORMS[a], FORMS[b], FORMS[(a + b + 1) % 3]) for a in range(3) for b in range(3))
 
 
+def used(edge: Edge, forms: tuple[str, ...]) -> list[str]:
+    """Bring the service up with `forms` and try it; return what was wrong. Raises: CommandFailed."""
+    wanted = dict(zip(FUNCTIONS, forms, strict=True))
+    up = edge.isoform("up", SERVICE, *(f"--form={function}={form}" for function, form in wanted.items()))
+    if up.returncode != 0:
+        raise CommandFailed(f"up: exit status {up.returncode}: {up.stderr.strip()[-2000:]}")
+    ran = {row["function"]: row["form"] for row in edge.instances()}
+    found = [] if ran == wanted else [f"ps says the forms are {ran}"]
+    return found + [f"{check.title}: {check.detail}" for check in edge.checks() if not check.good]
+
+
 def faults(edge: Edge, home: Home, forms: tuple[str, ...]) -> list[str]:
     """Bring the service up with `forms`, try it, take it down; return what was wrong, in words."""
-    options = [f"--form={function}={form}" for function, form in zip(FUNCTIONS, forms, strict=True)]
-    found = []
-    up = edge.isoform("up", SERVICE, *options)
-    if up.returncode == 0:
-        ran = {row["function"]: row["form"] for row in edge.instances()}
-        if ran != dict(zip(FUNCTIONS, forms, strict=True)):
-            found.append(f"ps says the forms are {ran}")
-        found += [f"{check.title}: {check.detail}" for check in edge.checks() if not check.good]
-    else:
-        found.append(f"up: exit status {up.returncode}: {up.stderr.strip()[-2000:]}")
+    try:
+        found = used(edge, forms)
+    except CommandFailed as error:
+        found = [str(error)]
     down = edge.isoform("down", "edge")
     if down.returncode != 0:
         found.append(f"down: exit status {down.returncode}: {down.stderr.strip()[-2000:]}")

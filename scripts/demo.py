@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from isoform.units import format_bytes, format_seconds
 from scripts.edge import SERVICE, Edge
@@ -32,7 +33,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
     shown = Table("function", "form", "ready after", "memory", "addresses", title="examples/edge", title_justify="left")
     for row in rows:
         ready = row["ready_after_s"]
-        addresses = [a if isinstance(a, str) else ", ".join(a) for a in row["addresses"].values()]
+        addresses = [*row["addresses"].values(), *row["addresses6"].values()]
         shown.add_row(row["function"], row["form"], "" if ready is None else format_seconds(ready),
                       format_bytes(row["memory_bytes"]), "\n".join(addresses))
     return shown
@@ -53,11 +54,12 @@ def main() -> int:
     wrong = 0
     for check in edge.checks():
         wrong += not check.good
-        console.print("[green]ok[/]   " if check.good else "[red]WRONG[/]", check.title, end="  ")
-        console.print(check.detail, style="dim", markup=False)
+        line = Text.assemble(("ok     ", "green") if check.good else ("WRONG  ", "red"), f"{check.title}  ",
+                             (check.detail, "dim"))
+        console.print(line, soft_wrap=True)
     console.print()
     console.print(table(edge.instances()))
-    console.print(AFTERWARDS, markup=False)
+    console.print(AFTERWARDS, markup=False, soft_wrap=True)
     if wrong:
         console.print(f"{wrong} of the requests did not bring what they must.", style="red")
     return 1 if wrong else 0

@@ -30,6 +30,10 @@ class Check:
     detail: str
 
 
+class CommandFailed(Exception):
+    """An isoform command that must succeed did not; holds what it said."""
+
+
 class Edge:
     """The example's service in one home, steered by the `isoform` command as any user would."""
 
@@ -42,10 +46,10 @@ class Edge:
                               stdin=subprocess.DEVNULL, timeout=deadline_s)
 
     def instances(self) -> list[dict[str, Any]]:
-        """Return what `isoform ps --json` says of the service."""
+        """Return what `isoform ps --json` says of the service. Raises: CommandFailed."""
         done = self.isoform("ps", "--json")
         if done.returncode != 0:
-            raise SystemExit(f"isoform ps failed:\n{done.stderr}")
+            raise CommandFailed(f"isoform ps: {done.stderr.strip()}")
         return [row for row in json.loads(done.stdout) if row["service"] == "edge"]
 
     def _curl(self, url: str) -> subprocess.CompletedProcess[str]:
