@@ -16,7 +16,7 @@ from isoform.forms.qemu.agent import Agent
 from isoform.forms.qemu.argv import Disk, Machine, Nic, kernel_arguments, qemu_argv
 from isoform.forms.qemu.control import ring
 from isoform.forms.qemu.disk import make_disk
-from isoform.forms.qemu.ending import ending
+from isoform.forms.qemu.ending import add, ending
 from isoform.forms.qemu.logs import log_lines
 from isoform.forms.qemu.qmp import Monitor
 from isoform.forms.volume import ensure_volume
@@ -97,9 +97,9 @@ class Vm:
         (folder / "fingerprint").write_text(fingerprint(instance))
         (folder / "key").symlink_to(guest.key)
         (folder / "config.tar").write_bytes(settings.settings_tar(instance))
-        for name in ("control", "agent"):
-            for end in ("in", "out"):
-                os.mkfifo(folder / f"{name}.{end}", 0o600)
+        (folder / "main.out").touch()
+        for name in ("main.in", "agent.in", "agent.out"):
+            os.mkfifo(folder / name, 0o600)
         for mount in instance.mounts:
             await ensure_volume(mount)
         await make_disk(folder)
@@ -113,6 +113,8 @@ class Vm:
             machine = await self._machine(folder, instance, nics, guest)
             number = await process.start(folder, qemu_argv(machine), [nic.fd for nic in nics])
         cgroup.enter(self._home.cgroup(instance.id), number)
+        if machine.logs is not None:
+            (folder / "agent.plugged").touch()  # from the start, and init starts it unasked
         process.note(folder, number)
 
     async def _machine(self, folder: Path, instance: Instance, nics: Sequence[Nic], guest: GuestFiles) -> Machine:
@@ -122,7 +124,7 @@ class Vm:
             name=instance.id, folder=folder, qemu=self._facts.qemu, architecture=self._facts.architecture, kvm=kvm,
             kernel=guest.kernel, initrd=guest.initrd, append=append, cpus=instance.size.cpus,
             memory_bytes=instance.size.memory_bytes, disks=disks(folder, instance, guest), nics=nics,
-            logs=len(instance.members),
+            logs=len(instance.members) if instance.process is None else None,
         )
 
     async def acceleration(self) -> Acceleration:
@@ -170,8 +172,7 @@ class Vm:
                 if await self._ended(folder, wait_s):
                     return
         await process.end(folder)
-        with (folder / "end").open("a") as report:
-            report.write("137\n")
+        add(folder, 137)
 
     async def _ended(self, folder: Path, deadline_s: float) -> bool:
         return await process.gone(folder, deadline_s)
@@ -233,7 +234,7 @@ class Vm:
     def logs(self, instance_id: str, follow: bool) -> AsyncIterator[LogLine]:
         """Yield what the entrypoint printed."""
         folder = self._folder(instance_id)
-        return log_lines(folder / "log", follow, lambda: _lives(folder))
+        return log_lines(folder / "main.out", follow, lambda: _lives(folder))
 
     def _enter(self, instance_id: str, spec: ExecSpec) -> list[str]:
         instance = load_instance((self._folder(instance_id) / "instance.json").read_text())

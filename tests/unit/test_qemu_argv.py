@@ -68,7 +68,7 @@ def test_disks_are_found_by_serial_whatever_their_paths_hold() -> None:
 
 def test_a_comma_in_the_home_is_written_twice() -> None:
     argv = qemu_argv(replace(MACHINE, folder=Path("/a,b/instances/x")))
-    assert "file,id=log,path=/a,,b/instances/x/log,append=on" in argv
+    assert "pipe,id=main,path=/a,,b/instances/x/main" in argv
 
 
 def test_taps_are_handed_over_open() -> None:
@@ -78,7 +78,11 @@ def test_taps_are_handed_over_open() -> None:
         nic.mac for nic in MACHINE.nics]
 
 
-def test_a_machine_has_a_log_for_each_container() -> None:
-    argv = qemu_argv(replace(MACHINE, logs=2))
-    assert [word for word in argv if "isoform.log." in word] == [
-        "virtserialport,chardev=log.0,name=isoform.log.0", "virtserialport,chardev=log.1,name=isoform.log.1"]
+def ports(argv: list[str]) -> list[str]:
+    return [word.partition("name=")[2] for word in argv if word.startswith("virtserialport")]
+
+
+def test_a_function_has_one_port_and_a_machine_a_log_for_each_container() -> None:
+    assert ports(qemu_argv(MACHINE)) == ["isoform.main"]
+    assert ports(qemu_argv(replace(MACHINE, logs=2))) == [
+        "isoform.main", "isoform.agent", "isoform.log.0", "isoform.log.1"]

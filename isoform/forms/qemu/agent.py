@@ -20,6 +20,7 @@ from typing import Any
 
 from isoform.errors import StepFailed, WrongState
 from isoform.forms.qemu.control import ring
+from isoform.forms.qemu.qmp import Monitor, Refused
 from isoform.host import Result
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
@@ -80,15 +81,26 @@ class Agent:
         async with self._locked():
             line = _Line(self._folder)
             try:
-                rung = self._folder / "agent.rung"
-                if not rung.exists():
-                    ring(self._folder, "agent")
-                    rung.touch()
+                await self._called()
                 async with asyncio.timeout(_START_S):
                     await line.sync()
                 yield line
             finally:
                 line.close()
+
+    async def _called(self) -> None:
+        """Plug in the agent's port and let init start it, at the first use: a machine that needs none saves 4 MiB."""
+        called = self._folder / "agent.plugged"
+        if called.exists():
+            return
+        backend = {"type": "pipe", "data": {"device": str(self._folder / "agent")}}
+        port = {"driver": "virtserialport", "id": "agent", "chardev": "agent", "name": "isoform.agent"}
+        monitor = Monitor(self._folder / "qmp.sock")
+        for command, arguments in (("chardev-add", {"id": "agent", "backend": backend}), ("device_add", port)):
+            with contextlib.suppress(Refused):  # it is there: we were cut off before the note below
+                await monitor.execute(command, arguments)
+        ring(self._folder, "agent")
+        called.touch()
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-EXEC_PORTS = 4  # sessions of `isoform exec` at once
 # Not quicker, but smaller: QEMU's default for translated code is a gigabyte. Source: measured, a boot fills 30 MiB.
 _TRANSLATED_MIB = 64
 
@@ -47,7 +46,7 @@ class Machine:
     memory_bytes: int
     disks: Sequence[Disk]
     nics: Sequence[Nic]
-    logs: int = 0  # ports for the logs of containers inside
+    logs: int | None = None  # for a machine that holds containers: how many of them have a log
 
 
 def kernel_arguments(architecture: str, kvm: bool, tsc_khz: int | None) -> str:
@@ -91,16 +90,23 @@ def _escaped(text: object) -> str:
 
 
 def _chardevs(machine: Machine) -> list[str]:
+    """Return the console, the monitor and the serial ports.
+
+    As few ports as can be, for on virtio-mmio a port costs the guest 4 MiB; what a session needs is plugged in later.
+    """
     at = _escaped(machine.folder)
-    files, pipes = ["end", "log", *(f"log.{n}" for n in range(machine.logs))], ["control", "agent"]
-    sockets = [f"exec.{n}" for n in range(EXEC_PORTS)]
-    described = [f"socket,id={name},path={at}/{name}.sock,server=on,wait=off" for name in ["qmp", *sockets]]
-    # A pipe is always connected, so the guest waits on it without polling, and it needs no accept.
-    described += [f"pipe,id={name},path={at}/{name}" for name in pipes]
-    described += [f"file,id={name},path={at}/{name},append=on" for name in ["console", *files]]
-    argv = [word for text in described for word in ("-chardev", text)]
-    argv += ["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console", "-device", "virtio-serial-device"]
-    for name in [*files, *pipes, *sockets]:  # the guest gets to know them in this order
+    argv = ["-chardev", f"socket,id=qmp,path={at}/qmp.sock,server=on,wait=off", "-mon", "chardev=qmp,mode=control",
+            "-chardev", f"file,id=console,path={at}/console,append=on", "-serial", "chardev:console",
+            "-device", "virtio-serial-device,id=ports"]
+    # A pair of files: requests to init come in by a FIFO, which is always connected, so the guest waits on it without
+    # polling; what the function prints goes out to a plain file.
+    names = ["main", *(["agent"] if machine.logs is not None else [])]
+    for name in names:
+        argv += ["-chardev", f"pipe,id={name},path={at}/{name}"]
+    for number in range(machine.logs or 0):
+        names.append(f"log.{number}")
+        argv += ["-chardev", f"file,id=log.{number},path={at}/log.{number},append=on"]
+    for name in names:
         argv += ["-device", f"virtserialport,chardev={name},name=isoform.{name}"]
     return argv
 

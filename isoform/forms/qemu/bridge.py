@@ -7,6 +7,7 @@ left on that port, and then carries bytes until either side ends.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import secrets
 import select
@@ -33,13 +34,39 @@ def take(folder: str, ports: int) -> int:
     raise TimeoutError(f"all {ports} sessions of this machine are in use")
 
 
-def call(folder: str, number: int) -> tuple[socket.socket, bytes, bytes]:
-    """Return the connection to the ssh server, what it has said already, and the mark with which it will end."""
+def plug(folder: str, name: str) -> None:
+    """Give the machine a serial port `isoform.NAME` that we reach at NAME.sock; one that it has stays."""
+    if os.path.exists(f"{folder}/{name}.plugged"):  # noqa: PTH110  importing pathlib would double our start
+        return
+    address = {"type": "unix", "data": {"path": f"{folder}/{name}.sock"}}
+    backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
+    with _connected(f"{folder}/qmp.sock") as line, line.makefile("rw") as monitor:
+        for command, arguments in (
+            ("qmp_capabilities", {}),
+            ("chardev-add", {"id": name, "backend": backend}),
+            ("device_add", {"driver": "virtserialport", "id": name, "chardev": name, "name": f"isoform.{name}"}),
+        ):
+            monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+            monitor.flush()
+            # an error: we were cut off in between before, and half of it is there; if not, the connecting fails
+            while not {"return", "error"} & json.loads(monitor.readline() or '{"error": 0}').keys():
+                pass
+    os.close(os.open(f"{folder}/{name}.plugged", os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _connected(path: str) -> socket.socket:
     line = socket.socket(socket.AF_UNIX)
     line.settimeout(PATIENCE_S)
-    line.connect(f"{folder}/exec.{number}.sock")
+    line.connect(path)
+    return line
+
+
+def call(folder: str, number: int) -> tuple[socket.socket, bytes, bytes]:
+    """Return the connection to the ssh server, what it has said already, and the mark with which it will end."""
+    plug(folder, f"exec.{number}")
+    line = _connected(f"{folder}/exec.{number}.sock")
     nonce = secrets.token_hex(16)
-    control = os.open(f"{folder}/control.in", os.O_WRONLY | os.O_NONBLOCK)
+    control = os.open(f"{folder}/main.in", os.O_WRONLY | os.O_NONBLOCK)
     os.write(control, f"session {number} {nonce}\n".encode())
     os.close(control)
     said, mark = b"", nonce.encode() + b"\n"

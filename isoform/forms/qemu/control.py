@@ -11,7 +11,7 @@ from isoform.errors import WrongState
 def ring(folder: Path, *words: object) -> None:
     """Send one line to init; it is read as soon as the guest gets to it. Raises: WrongState where QEMU is gone."""
     try:
-        fd = os.open(folder / "control.in", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(folder / "main.in", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise WrongState("the machine does not run", why=str(error)) from error
     try:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-_REPORT = re.compile(r"^(\d+) ?(.*)$", re.MULTILINE)
+_REPORT = re.compile(r"isoform: end (\d+) ?(.*)$", re.MULTILINE)
 _TAIL = 65536
 
 
@@ -18,14 +18,9 @@ class Ending:
     reason: str
 
 
-def parse(report: str, console: str) -> Ending:
-    """Return how a machine ended.
-
-    Args:
-        report: lines "CODE REASON" from init; the first counts.
-        console: the end of what the kernel printed.
-    """
-    if match := _REPORT.search(report):
+def parse(console: str) -> Ending:
+    """Return how a machine ended, from the end of what its kernel printed, init's report among it."""
+    if match := _REPORT.search(console):
         return Ending(int(match[1]), match[2].strip())
     if panic := re.search(r"Kernel panic - not syncing: (.*)", console):
         memory = "memory" in panic[1].lower()
@@ -35,7 +30,13 @@ def parse(report: str, console: str) -> Ending:
 
 def ending(folder: Path) -> Ending:
     """Return how the machine with that folder ended."""
-    return parse(_tail(folder / "end"), _tail(folder / "console"))
+    return parse(_tail(folder / "console"))
+
+
+def add(folder: Path, code: int) -> None:
+    """Note in init's words how a machine ended whose init could not."""
+    with (folder / "console").open("a") as console:
+        console.write(f"\nisoform: end {code}\n")
 
 
 def _tail(path: Path) -> str:

@@ -13,6 +13,10 @@ from isoform.errors import StepFailed
 DEADLINE_S = 20.0  # a machine under load answers late; another visitor leaves soon
 
 
+class Refused(StepFailed):
+    """QEMU understood the command and said no."""
+
+
 class Monitor:
     """The monitor of one running QEMU."""
 
@@ -32,12 +36,14 @@ class Monitor:
             await client.disconnect()
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
-        """Carry out one command and return its answer. Raises: StepFailed, also where QEMU is gone."""
-        from qemu.qmp import QMPError
+        """Carry out one command and return its answer. Raises: Refused; StepFailed where QEMU does not answer."""
+        from qemu.qmp import ExecuteError, QMPError
 
         try:
             async with self._visit() as client, asyncio.timeout(DEADLINE_S):
                 return await client.execute(command, dict(arguments or {}))
+        except ExecuteError as error:
+            raise Refused(f"QEMU refused {command}", why=str(error)) from error
         except (QMPError, OSError, TimeoutError) as error:
             raise StepFailed(f"QEMU did not carry out {command}", why=f"{type(error).__name__}: {error}") from error
 

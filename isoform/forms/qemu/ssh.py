@@ -8,8 +8,8 @@ from pathlib import Path
 from shlex import join
 
 from isoform.forms.qemu import bridge
-from isoform.forms.qemu.argv import EXEC_PORTS
 
+SESSIONS = 4  # at once; each holds 4 MiB of the guest once it was used
 _OPTIONS = {
     "BatchMode": "yes", "IdentitiesOnly": "yes", "IdentityAgent": "none", "ControlMaster": "no", "ControlPath": "none",
     # the line goes from our own socket to our own guest: there is no network on which another could answer
@@ -26,7 +26,7 @@ def ssh_argv(folder: Path, key: Path, argv: Sequence[str], tty: bool, ssh: str =
 
     Its exit status is that of the command, 128 + N where signal N ended it, 255 where the guest was not reached.
     """
-    proxy = join([sys.executable, "-I", "-S", bridge.__file__, str(folder), str(EXEC_PORTS)])
+    proxy = join([sys.executable, "-I", "-S", bridge.__file__, str(folder), str(SESSIONS)])
     options = {**_OPTIONS, "IdentityFile": f'"{key}"', "ProxyCommand": proxy.replace("%", "%%")}
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     # not the last command of its shell, which would become it: so that the shell turns a signal into 128 + N

@@ -9,11 +9,13 @@ lower=
 volumes=
 unnamed=0
 
-die() { # WHY: the instance ends here, and the host shows WHY
-    echo "isoform: $*"
-    port end
-    echo "125 $*" >"$port"
+over() { # CODE REASON: by way of the kernel's log, where lines stay whole whoever else prints
+    echo "<0>isoform: end $1 $2" >/dev/kmsg
     reboot -f
+}
+
+die() { # WHY: the instance ends here, and the host shows WHY
+    over 125 "$*"
 }
 
 # --- what this machine has ------------------------------------------------------------------------------------------
@@ -117,12 +119,13 @@ setting() { # FILE VALUE
 # --- its life -------------------------------------------------------------------------------------------------------
 
 launch() { # UID GID GROUPS SCRIPT: run SCRIPT inside the root as that user, in a session of its own
-    port log
-    cat <$base/out >"$port" & # a pipe, not the port: /dev/stdout must open a second time
+    port main
+    exec 3<>"$port" # the log goes out by it, requests come in
+    cat <$base/out >&3 & # a pipe, not the port: /dev/stdout must open a second time
     printer=$!
     [ "$1" = 0 ] || chown "$1" $base/out
     (
-        exec <>/dev/null >$base/out 2>&1
+        exec <>/dev/null >$base/out 2>&1 3>&-
         [ "$1:$2:$3" != 0:0: ] || exec setsid chroot $root /dev/.isoform/busybox sh -c "$4"
         /sbin/tools
         exec setsid /usr/sbin/chroot --userspec="+$1:+$2" --groups="$3" $root /dev/.isoform/busybox sh -c "$4"
@@ -135,7 +138,7 @@ agent() {
     agent_started=1
     /sbin/tools
     port agent
-    /usr/sbin/qemu-ga -m virtio-serial -p "$port" -t $base >/dev/null 2>&1 &
+    /usr/sbin/qemu-ga -m virtio-serial -p "$port" -t $base >/dev/null 2>&1 3>&- &
 }
 
 session() { # NUMBER NONCE: join that port to the ssh server; who was on it before has lost its host
@@ -143,25 +146,24 @@ session() { # NUMBER NONCE: join that port to the ssh server; who was on it befo
     port "exec.$1"
     if [ -z "$ssh" ]; then # it takes sockets alone, and no port in sight of the function: so a network of its own
         /sbin/tools
-        unshare -n sh -c 'ip link set lo up; exec /usr/sbin/dropbear -F -s -r /usr/lib/isoform/hostkey -p 127.0.0.1:22' &
+        unshare -n sh -c 'ip link set lo up; exec /usr/sbin/dropbear -F -s -r /usr/lib/isoform/hostkey -p 127.0.0.1:22' 3>&- &
         ssh=$!
     fi
     [ -z "$before" ] || kill -9 "-$before" 2>/dev/null
-    setsid /sbin/session "$port" "$2" "$ssh" &
+    setsid /sbin/session "$port" "$2" "$ssh" 3>&- &
     eval "session_$1=\$!"
 }
 
 control() { # what the host asks while the instance runs
     local verb first second
     echo -1000 >/proc/self/oom_score_adj
-    port control
     while read -r verb first second; do
         case $verb in
         stop) [ -n "$main" ] || return 0; kill "-$first" "$main" ;;
         agent) agent ;;
         session) session "$first" "$second" ;;
         esac
-    done <"$port"
+    done <&3
 }
 
 finish() { # CODE
@@ -177,9 +179,7 @@ finish() { # CODE
         done
         sync
     fi
-    port end
-    echo "$1 $reason" >"$port"
-    reboot -f
+    over "$1" "$reason"
 }
 
 serve() { # a function: it lives as long as its command
@@ -205,6 +205,8 @@ machine() { # PORTS: a bare guest, which lives until it is stopped
     for at in $name; do
         echo "+$at" >/sys/fs/cgroup/cgroup.subtree_control
     done
+    port main
+    exec 3<>"$port"
     agent
     for module in /modules/later/*; do
         insmod "$module"
@@ -225,7 +227,10 @@ case $line in
 esac
 mount -t sysfs sys /sys
 for module in /modules/boot/*; do
-    insmod "$module"
+    case $module in
+    *virtio_blk.ko) insmod "$module" queue_depth=64 ;; # of 1024, of which each takes time and memory at each disk
+    *) insmod "$module" ;;
+    esac
 done
 find_disks
 tar xf "$disk_config" -C / || die "the disk with its settings cannot be read"
