@@ -65,6 +65,14 @@ def trial(edge: Edge, home: Home, forms: tuple[str, ...]) -> dict[str, Any]:
     return dict(zip(FUNCTIONS, forms, strict=True)) | {"took_s": round(time.monotonic() - start, 1), "faults": found}
 
 
+def discard(path: Path) -> bool:
+    """Remove a home that nothing uses; return False, and leave it alone, if something of it is still there."""
+    if leftovers(Home(path)):
+        return False  # removing it would reach through its mounts
+    shutil.rmtree(path)
+    return True
+
+
 def main() -> int:
     """Return 0 if every assignment worked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,8 +89,9 @@ def main() -> int:
             bad += bool(result["faults"])
             print(json.dumps(result), flush=True)
     finally:
-        if not options.home:
-            shutil.rmtree(path)
+        if not options.home and not discard(path):
+            print(f"something still runs or is mounted in {path}, so it is kept", file=sys.stderr)
+            bad += 1
     return 1 if bad else 0
 
 
