@@ -24,6 +24,7 @@ from isoform.forms.oci.commands import Runtime, Supervised
 from isoform.forms.oci.supervise import supervise
 from isoform.forms.volume import ensure_volume
 from isoform.host import Home, Result, attempt, cgroup, netns, pid
+from isoform.host import facts as host_facts
 from isoform.host.facts import Facts
 from isoform.model import Attachment, ExecSpec, File, Instance, Lack, LogLine, Observation, Size, fingerprint
 
@@ -66,6 +67,7 @@ class Container:
 
     def __init__(self, home: Home, facts: Facts) -> None:
         self._home, self._facts, self._roots, self._count = home, facts, root.Roots(home), itertools.count()
+        self._compiled = seccomp.Compiled(home.path / "oci" / "seccomp")
 
     # -- what this host offers
 
@@ -127,9 +129,11 @@ class Container:
         self._roots.make(instance.id, instance.image, host.erofs)
         volumes = self._roots.mount_volumes(instance.id, instance.mounts)
         inside.write_files(str(folder / "rootfs"), [*names.own_files(instance), *instance.files])
+        rules, compiler = system_call_filter(instance.capabilities, host.architecture), _compiler(host.runtime)
+        annotations = self._compiled.annotations(rules, compiler)
         config = bundle.config(instance, bundle.Site(
             rootfs=str(folder / "rootfs"), netns=netns.path(namespace), cgroup=self._home.cgroup(instance.id),
-            volumes=volumes, seccomp=system_call_filter(instance.capabilities, host.architecture), swap=_swap_counts(),
+            volumes=volumes, seccomp=rules, annotations=annotations, swap=_swap_counts(),
             tun=Path(bundle.TUN).exists(), nofile=_most_files(),
         ))
         (folder / "config.json").write_text(json.dumps(config))
@@ -142,6 +146,9 @@ class Container:
             conmon_pidfile=str(folder / "conmon.pid"), exits=str(folder / "exits"), sockets=str(sockets),
         ))
         first = await supervise(argv, instance.label, str(folder))
+        if not annotations:
+            with contextlib.suppress(FileNotFoundError):
+                self._compiled.keep(rules, compiler, (self._state / instance.id / "seccomp.bpf").read_bytes())
         conmon = int((folder / "conmon.pid").read_text())
         self._remember(instance.id, Made(
             fingerprint(instance), instance.label, runtime, first, pid.start_time(first) or 0, conmon,
@@ -244,7 +251,7 @@ class Container:
         """See `Form`."""
         found = {folder.name for folder in folders(self._home) if form_of(folder) == self.name}
         if self._state.exists():
-            found.update(state.name for state in self._state.iterdir())
+            found.update(state.name for state in self._state.iterdir() if not state.name.startswith("."))
         return sorted(found)
 
     # -- change, stop, delete
@@ -354,6 +361,10 @@ def system_call_filter(capabilities: Sequence[str], architecture: str) -> dict[s
         raise HostLacks(f"this host lacks {lack.what}", why=lack.why, fix=lack.fix)
     granted = capability.granted(capabilities)["bounding"]
     return seccomp.filter_for(seccomp.find_profile(), frozenset(granted), architecture)
+
+
+def _compiler(runtime: host_facts.Runtime) -> str:
+    return f"{runtime.name} {runtime.version}"
 
 
 def signal_number(name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 from isoform.errors import NotFound, StepFailed, WrongState
 from isoform.forms import container
-from isoform.forms.oci import bundle, commands, guest, log
+from isoform.forms.oci import bundle, commands, guest, log, seccomp
 from isoform.forms.qemu.process import kept
 from isoform.forms.vm import Vm
 from isoform.host import Home, Result
@@ -26,6 +27,7 @@ _FORM, _MACHINE = "form", "machine.json"  # files in an instance's folder: whose
 _CREATE_S, _VERB_S = 120.0, 60.0  # deadlines inside a guest, which without KVM is slow on a busy host
 _HALT_S = 10.0  # for a machine to write back its volumes
 _LOOK_S = 0.05
+_COMPILER = "guest"  # of system call filters
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Nested:
 
     def __init__(self, vm: Vm, home: Home, facts: Facts) -> None:
         self._vm, self._home, self._facts = vm, home, facts
+        self._compiled = seccomp.Compiled(home.path / "oci" / "seccomp")
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def missing(self) -> list[Lack]:
@@ -122,12 +125,15 @@ class Nested:
         number = machine.members.index(instance.id)
         written = self._folder(machine.id) / f"log.{number}"
         begin = written.stat().st_size if written.exists() else 0
-        argv, unpacked = guest.create(instance, number, container.system_call_filter(
-            instance.capabilities, self._facts.architecture))
+        rules = container.system_call_filter(instance.capabilities, self._facts.architecture)
+        annotations = self._compiled.annotations(rules, _COMPILER)
+        argv, unpacked = guest.create(instance, number, rules, annotations)
         result = await self._vm.guest_run(machine.id, argv, stdin=unpacked, deadline_s=_CREATE_S)
         if result.code != 0:
             raise StepFailed(f"{instance.label}: the container could not be created in its machine",
                              why=result.err.strip() or f"exit status {result.code}")
+        if not annotations:
+            self._compiled.keep(rules, _COMPILER, base64.b64decode(result.out))
         _write(self._folder(instance.id) / "made.json", asdict(Made(
             fingerprint(instance), instance.label, machine.id, (await self._vm.observe(machine.id)).pid, str(written),
             begin, instance.process.stop_signal, bundle.process(instance),

@@ -35,6 +35,7 @@ class Site:
     cgroup: str  # below every hierarchy's root: "/isoform-1a2b3c/edge.web.0"
     volumes: Mapping[str, str] = field(default_factory=dict)  # volume's name -> folder to bind
     seccomp: Mapping[str, Any] | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
     swap: bool = False  # whether the kernel counts swap: else a limit on it is an error
     tun: bool = False  # whether /dev/net/tun is there
     nofile: int = NOFILE_HARD  # the highest limit of open files that may be given
@@ -53,7 +54,7 @@ def config(instance: Instance, site: Site) -> dict[str, Any]:
         "root": {"path": site.rootfs, "readonly": False},
         "process": process(instance, site.nofile),
         "mounts": [*_KERNEL_MOUNTS, *_volumes(instance, site)],
-        "annotations": {"io.isoform.instance": instance.id},
+        "annotations": {"io.isoform.instance": instance.id, **site.annotations},
         "linux": {
             "namespaces": [
                 {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"},

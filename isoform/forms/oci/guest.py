@@ -35,22 +35,27 @@ def shell(instance_id: str, calls: str) -> list[str]:
     return ["/bin/sh", "-c", f"{set_first}\n{_FUNCTIONS}\n{calls}"]
 
 
-def create(instance: Instance, number: int, seccomp: Mapping[str, Any] | None) -> tuple[list[str], bytes]:
+def create(instance: Instance, number: int, seccomp: Mapping[str, Any], annotations: Mapping[str, str]
+           ) -> tuple[list[str], bytes]:
     """Return the command that makes the container, all but running, and its stdin.
+
+    It prints, in base64, what the runtime has compiled `seccomp` to, unless `annotations` held that already.
 
     Args:
         number: which of the machine's log ports is the container's.
     """
     at = base(instance.id)
     config = bundle.config(replace(instance, sysctls=()), bundle.Site(
-        rootfs=f"{at}/rootfs", netns="", cgroup=f"/{instance.id}", seccomp=seccomp, tun=True,
+        rootfs=f"{at}/rootfs", netns="", cgroup=f"/{instance.id}", seccomp=seccomp, tun=True, annotations=annotations,
         volumes={mount.volume: f"/run/isoform/volumes/{mount.volume}" for mount in instance.mounts},
     ))
     unpacked = tar({
         "config.json": json.dumps(config).encode(), "calls": _calls(instance, number).encode(),
         "over": _OVER.read_bytes(), "files.tar": files_tar([*names.own_files(instance), *instance.files]),
     })
-    return shell(instance.id, 'umask 022\nremove\nmkdir -p "$base"\ntar xf - -C "$base"\n. "$base/calls"'), unpacked
+    calls = ["umask 022", "remove", 'mkdir -p "$base"', 'tar xf - -C "$base"', '. "$base/calls"',
+             *([] if annotations else ['base64 "$state/$id/seccomp.bpf"'])]
+    return shell(instance.id, "\n".join(calls)), unpacked
 
 
 def _calls(instance: Instance, number: int) -> str:
