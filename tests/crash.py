@@ -38,7 +38,7 @@ async def converges(assembly: Assembly, file: Path, expected: dict[str, str]) ->
 
 async def is_gone(assembly: Assembly, home: Home, service: str) -> None:
     """Prove that `down` leaves neither a process nor anything of the kernel's, nor a file of the service."""
-    await assembly.engine.down(service)
+    await assembly.engine.down(service, grace_s=0)
     assert leftovers(home) == []
     left = [str(path) for folder in (home.instances, home.volumes) if folder.exists() for path in folder.rglob("*")]
     assert left == []

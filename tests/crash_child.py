@@ -36,7 +36,7 @@ async def main(home: Path, file: Path, verb: str) -> None:
     if verb == "up":
         await assembly.up(file)
     else:
-        await assembly.engine.down(assembly.service_of(file))
+        await assembly.engine.down(assembly.service_of(file), grace_s=0)
 
 
 if __name__ == "__main__":

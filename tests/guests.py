@@ -43,6 +43,12 @@ async def vm_form(home: Home) -> Vm:
     return form
 
 
+async def share_guest(home: Home) -> None:
+    """Give `home` the guest that all tests share, and what is known of this host, as a used home has them."""
+    await vm_form(home)
+    home.guest.symlink_to(f"/tmp/iso-guest-{os.geteuid()}")
+
+
 def process(*argv: str, **fields: Any) -> Process:
     return Process(argv, (("PATH", PATH),), "/", **{"user": fields.pop("user", None) or _root(), **fields})
 

@@ -44,7 +44,7 @@ async def kvm_works(home: Home, qemu: str, kernel: Path, initrd: Path, append: s
     lack = await asyncio.to_thread(refusal, device)
     if lack:
         return Acceleration(False, lack)  # cheap to find out, so it is never kept: it may be mended any time
-    key = cache.stamp([qemu, str(kernel), device], append, marker)
+    key = cache.stamp([qemu, os.path.realpath(kernel), device], append, marker)
     async with cache.lock(home):
         kept = None if refresh else cache.read(home, _SECTION, key)
         if kept is None:

@@ -13,7 +13,7 @@ from tests.images import RECIPES, busybox_image
 SERVICE = f"""
 service: shop
 links: {{front: 10.9.1.0/24}}
-volumes: {{data: 8Mi}}
+volumes: {{data: {{size: 8Mi}}}}
 functions:
   web:
     image: {RECIPES}/busybox.yaml
