@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS steps (
   operation INTEGER NOT NULL, step TEXT NOT NULL, state TEXT NOT NULL, at REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS steps_of_operation ON steps (operation);
 """
+_VERSION = 1  # of the tables; counts up with each change of them, and a newer isoform brings an older state along
 _KEPT_OPERATIONS = 200  # older ones are forgotten; enough to tell the story of a bad day
 
 
@@ -78,14 +79,21 @@ class Journal:
                 self._db.execute("PRAGMA journal_mode=WAL")
             # A crash of the process loses nothing under NORMAL; a crash of the host ends all that is described here.
             self._db.execute("PRAGMA synchronous=NORMAL")
-            if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-                self._db.executescript(_SCHEMA)
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
         except (sqlite3.Error, OSError) as error:
             raise HostLacks(
                 f"the state in {path} cannot be opened",
                 why=str(error),
                 fix="run as root (sudo isoform …), or name a folder of your own in ISOFORM_HOME",
             ) from error
+        if version > _VERSION:
+            raise HostLacks(
+                f"the state in {path} was written by a newer isoform",
+                why=f"its tables have version {version}, this isoform knows {_VERSION}",
+                fix="use that isoform, or name another folder in ISOFORM_HOME",
+            )
 
     def close(self) -> None:
         """Close the database."""

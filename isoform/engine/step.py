@@ -240,7 +240,10 @@ class Remove:
     async def act(self, context: Context) -> None:
         context.progress(label(self.instance), "stopping")
         form = context.infra.forms[self.form]
-        await form.stop(self.instance, context.grace_s)
+        try:
+            await form.stop(self.instance, context.grace_s)
+        except StepFailed as error:  # a guest that does not answer: it goes all the same
+            log.warning("instance not stopped", extra={"instance": self.instance, "error": error.what})
         await form.delete(self.instance)
         context.progress(label(self.instance), "removed", 1.0)
 
