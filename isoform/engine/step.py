@@ -13,7 +13,7 @@ from isoform.engine.infrastructure import Infrastructure
 from isoform.engine.journal import Journal
 from isoform.engine.observe import is_ready
 from isoform.engine.ready import wait_until_ready
-from isoform.errors import StepFailed
+from isoform.errors import IsoformError, StepFailed
 from isoform.model import File, Instance, Link, Progress, fingerprint, hosts_file
 
 log = logging.getLogger(__name__)
@@ -242,7 +242,7 @@ class Remove:
         form = context.infra.forms[self.form]
         try:
             await form.stop(self.instance, context.grace_s)
-        except StepFailed as error:  # a guest that does not answer: it goes all the same
+        except IsoformError as error:  # a guest that does not answer: it goes all the same
             log.warning("instance not stopped", extra={"instance": self.instance, "error": error.what})
         await form.delete(self.instance)
         context.progress(label(self.instance), "removed", 1.0)
