@@ -24,7 +24,7 @@ _PLACES = {"init.sh": "init", "tools.sh": "sbin/tools", "modprobe.sh": "sbin/mod
 # The tools' disk is mounted where these point to; until then they lead nowhere.
 _LINKS = {"usr": "run/isoform/tools/usr", "lib": "run/isoform/tools/usr/lib", "lib64": "run/isoform/tools/usr/lib64"}
 _FOLDERS = ("dev", "proc", "sys", "fn", "tmp", "etc", "run/isoform/disk", "run/isoform/tools", "root/.ssh")
-_RECIPE = 1  # counts up when this code changes what it makes
+_RECIPE = 2  # counts up when this code changes what it makes
 _KEPT = 2  # versions: a machine may be starting from the one before
 
 

@@ -81,6 +81,12 @@ def test_modules_of_network_functions_come_along(path: str, wanted: bool) -> Non
     assert modules.on_demand(path) == wanted
 
 
+def test_a_module_loses_its_signature_and_nothing_else() -> None:
+    signed = b"\x7fELF module" + b"s" * 300 + struct.pack(">8BI", *[0] * 8, 300) + b"~Module signature appended~\n"
+    assert modules.unsigned(signed) == b"\x7fELF module"
+    assert modules.unsigned(b"\x7fELF module") == b"\x7fELF module"
+
+
 def test_the_recipe_counts_what_goes_into_the_guest() -> None:
     assert len(guest.recipe()) == 8
     assert guest.recipe() == guest.recipe()
