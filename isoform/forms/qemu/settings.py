@@ -102,7 +102,7 @@ def _function(instance: Instance, process: Process) -> list[str]:
 
 
 def _machine(instance: Instance) -> list[str]:
-    calls = ["/sbin/tools", "disk", *(_call("layer", serial) for serial in _layers(instance.carries))]
+    calls = ["disk", *(_call("layer", serial) for serial in _layers(instance.carries))]
     for mount in instance.mounts:
         calls.append(_call("volume", volume_serial(mount.volume), f"/{BASE}/volumes/{mount.volume}",
                            "ro" if mount.read_only else "rw"))

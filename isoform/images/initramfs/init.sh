@@ -44,32 +44,45 @@ port() { # NAME -> port=/dev/vportNpM; the kernel learns of its ports in its own
 
 # --- the function's root --------------------------------------------------------------------------------------------
 
+table() { # DEVICE PLACE TYPE OPTIONS: to be mounted by the next `mount_all`, one process for them all
+    echo "$1 $2 $3 $4 0 0" >>$base/fstab
+}
+
+mount_all() {
+    local why
+    mount -a -T $base/fstab 2>$base/why || {
+        read -r why <$base/why
+        die "$why"
+    }
+    echo -n >$base/fstab
+}
+
 disk() { # the instance's own writable disk
-    mount -t ext4 -o noatime "$disk_disk" $base/disk || die "the root disk cannot be mounted"
+    table "$disk_disk" $base/disk ext4 noatime
 }
 
 layer() { # SERIAL, highest layer first
-    eval "local device=\$disk_$1"
-    mount -t erofs -o ro "$device" "$base/layers/$1" || die "layer $1 cannot be mounted"
+    eval "table \"\$disk_$1\" $base/layers/$1 erofs ro"
     lower=$lower:$base/layers/$1
 }
 
 overlay() {
     local at
-    mount -t overlay -o "lowerdir=${lower#:},upperdir=$base/disk/upper,workdir=$base/disk/work" overlay $root ||
-        die "the layers cannot be joined"
+    table overlay $root overlay "lowerdir=${lower#:},upperdir=$base/disk/upper,workdir=$base/disk/work"
+    mount_all
     for at in proc sys dev etc tmp; do
         [ -d $root/$at ] || mkdir -p $root/$at
     done
-    mount -t proc proc $root/proc
-    mount -t sysfs sys $root/sys
-    mount -o rbind /dev $root/dev
+    table proc $root/proc proc defaults
+    table sys $root/sys sysfs defaults
+    table /dev $root/dev none rbind
+    mount_all
 }
 
 volume() { # SERIAL PATH OPTIONS
     eval "local device=\$disk_$1"
     [ -d "$2" ] || mkdir -p "$2"
-    mount -t ext4 -o "noatime,$3" "$device" "$2" || die "volume at ${2#$root} cannot be mounted"
+    mount -t ext4 -o "noatime,noinit_itable,$3" "$device" "$2" 2>$base/why || die "volume at ${2#$root} cannot be mounted"
     volumes="$1 $volumes"
 }
 
@@ -196,6 +209,8 @@ serve() { # a function: it lives as long as its command
 
 machine() { # PORTS: a bare guest, which lives until it is stopped
     local at name
+    /sbin/tools
+    mount_all
     for name in $1; do
         port "$name"
         ln -s "../${port##*/}" "/dev/virtio-ports/isoform.$name"
@@ -234,9 +249,9 @@ for module in /modules/boot/*; do
 done
 find_disks
 tar xf "$disk_config" -C / || die "the disk with its settings cannot be read"
-mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
-mount -t tmpfs -o nosuid,nodev shm /dev/shm
-mount -o bind /bin /dev/.isoform
+table devpts /dev/pts devpts gid=5,mode=620,ptmxmode=666
+table shm /dev/shm tmpfs nosuid,nodev
+table /bin /dev/.isoform none bind
 echo 1 >/proc/sys/net/ipv4/conf/all/arp_notify
 echo 1 >/proc/sys/net/ipv6/conf/all/ndisc_notify
 ip link set lo up
