@@ -108,11 +108,16 @@ class Bench:
 
     async def podman(self, count: int) -> float:
         """Start `count` servers with podman, in a network namespace of its own."""
-        name, root = f"isoform-bench-{os.getpid()}", self.folder / "podman"
-        podman = f"ip netns exec {name} podman --root {root} --runroot {root}/run --cgroup-manager cgroupfs"
+        name, root = f"isoform-bench-{os.getpid()}-podman", self.folder / "podman"
+        # crun cannot be used by podman where control groups are mounted in both versions.
+        runtime = "--runtime runc" if self.assembly.facts.cgroup == "hybrid" and shutil.which("runc") else ""
+        podman = (f"nsenter --net={netns.path(name)} podman --root {root} --runroot {root}/run {runtime}"
+                  " --cgroup-manager cgroupfs")
 
         async def one(number: int) -> None:
-            await shell(f"{podman} run -d --name w{number} bench:latest {' '.join(SERVE)}")
+            # podman asks for more files and processes than a confined root may have.
+            limits = "--ulimit nofile=1024:1024 --ulimit nproc=1024:1024"
+            await shell(f"{podman} run -d {limits} --name w{number} bench:latest {' '.join(SERVE)}")
             address = await shell(f"{podman} inspect -f '{{{{.NetworkSettings.IPAddress}}}}' w{number}")
             await bare.until_answer(name, address.strip())
 
@@ -202,8 +207,7 @@ async def main(rounds: int) -> None:
             Bound("engine", "bare", 2.0), Bound("engine", "podman", 0.2)))
         await bench.idle(50)
     finally:
-        name = f"isoform-bench-{os.getpid()}"
-        if netns.exists(name):
+        for name in netns.names(f"isoform-bench-{os.getpid()}"):
             netns.delete(name)
         await shell('mount | grep -o "on $1[^ ]*" | cut -c4- | sort -r | xargs -r umount -l; rm -rf "$1"', str(folder))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+
+from isoform.host import run
 
 Contender = Callable[[int], Awaitable[float]]  # the number of the round -> seconds
 
@@ -58,11 +59,4 @@ async def timed(work: Awaitable[object]) -> float:
 
 async def shell(script: str, *args: str) -> str:
     """Run a script of the bare recipes with bash; any failing command ends the benchmark."""
-    process = await asyncio.create_subprocess_exec(
-        "bash", "-euc", script, "bash", *args, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 120)
-    if process.returncode != 0:
-        raise RuntimeError(f"exit status {process.returncode}: {err.decode()[-2000:]}\n{script}")
-    return out.decode()
+    return (await run(["bash", "-euc", script, "bash", *args], deadline_s=120)).out

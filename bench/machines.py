@@ -23,6 +23,7 @@ from isoform.fabric import open_tap
 from isoform.host import netns
 from isoform.host.kvm import kvm_works
 from isoform.host.tsc import tsc_khz
+from isoform.images.guest import Guest
 
 MEMORY_MIB = 128
 INIT = """#!/bin/busybox sh
@@ -47,7 +48,7 @@ class Bench:
 
     async def prepare(self) -> None:
         """Make the guest, the bare recipe's initramfs, and QEMU's command line."""
-        self.guest = await self.assembly.guest.ensure()
+        self.guest = await Guest(self.assembly.home, self.assembly.facts.architecture).ensure()
         trial = await kvm_works(self.assembly.home, self.assembly.facts.qemu, self.guest.kernel, self.guest.initrd, "")
         self.kvm = trial.usable
         over = self.folder / "over"

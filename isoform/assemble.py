@@ -13,13 +13,11 @@ from isoform.engine.engine import Engine
 from isoform.engine.infrastructure import Infrastructure
 from isoform.engine.journal import Journal
 from isoform.fabric import Fabric
-from isoform.forms import Container, Nested, Vm
-from isoform.forms.form import Form
+from isoform.forms import Form, Forms
 from isoform.host import Home
 from isoform.host.facts import Facts
 from isoform.host.probe import facts as probe
 from isoform.images import Images
-from isoform.images.guest import Guest
 from isoform.model import Progress, silent
 
 if TYPE_CHECKING:
@@ -37,10 +35,9 @@ class Assembly:
 
     home: Home
     facts: Facts
-    forms: Mapping[str, Form]
+    forms: Forms
     fabric: Fabric
     images: Images
-    guest: Guest
     journal: Journal
     engine: Engine
     _parsed: dict[tuple[Path, tuple[str, ...]], Parsed] = field(default_factory=dict)
@@ -104,10 +101,28 @@ async def assembled(path: Path | None = None) -> Assembly:
 
 
 def build(home: Home, facts: Facts) -> Assembly:
-    """Build every object of one home."""
-    guest, images, fabric = Guest(home, facts.architecture), Images(home, facts.architecture), Fabric(home)
-    container, vm = Container(home, facts), Vm(home, facts, guest)
-    forms: dict[str, Form] = {form.name: form for form in (container, vm, Nested(vm, home, facts))}
+    """Build every object of one home; a form, and the guest of machines, when it is first asked for."""
+    images, fabric = Images(home, facts.architecture), Fabric(home)
+    def container() -> Form:
+        from isoform.forms.container import Container
+
+        return Container(home, facts)
+
+    def vm() -> Form:
+        from isoform.forms.vm import Vm
+        from isoform.images.guest import Guest
+
+        return Vm(home, facts, Guest(home, facts.architecture))
+
+    def nested() -> Form:
+        from isoform.forms.nested import Nested
+        from isoform.forms.vm import Vm
+
+        inside = forms["vm"]
+        assert isinstance(inside, Vm)
+        return Nested(inside, home, facts)
+
+    forms = Forms(home, {"container": container, "vm": vm, "container-in-vm": nested})
     journal = Journal(home.path / "state.db")
     engine = Engine(Infrastructure(forms, fabric, home.volumes), journal, home.path / "lock")
-    return Assembly(home, facts, forms, fabric, images, guest, journal, engine)
+    return Assembly(home, facts, forms, fabric, images, journal, engine)

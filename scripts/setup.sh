@@ -152,7 +152,8 @@ install_isoform() {
     fi
     target=.; [ "$extra" = dev ] && target='.[dev]'
     say "installing isoform into .venv"
-    .venv/bin/python -m pip install -q --disable-pip-version-check --root-user-action=ignore -e "$target" ||
+    .venv/bin/python -m pip install -q --disable-pip-version-check --root-user-action=ignore \
+        --config-settings editable_mode=compat -e "$target" ||
         fail "pip could not install isoform" "see its messages above" "mend the network or pip's settings, then run this again"
     rm -f .venv/stamp-*
     printf '%s\n' "$text" > .venv/stamp-"$extra"

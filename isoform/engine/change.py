@@ -15,7 +15,7 @@ from isoform.engine.desired import Desired, Wish
 from isoform.engine.infrastructure import Infrastructure
 from isoform.engine.journal import Journal, Row
 from isoform.engine.lock import one_writer
-from isoform.engine.observe import observe
+from isoform.engine.observe import World, observe
 from isoform.engine.plan import Change, Plan, plan
 from isoform.engine.step import Context
 from isoform.errors import IsoformError, NotFound, WrongState
@@ -41,7 +41,6 @@ class Changer:
 
     def __init__(self, infra: Infrastructure, journal: Journal, lock: Path) -> None:
         self._infra, self._journal, self._lock = infra, journal, lock
-        self._kinds = {name: form.attaches for name, form in infra.forms.items()}
 
     async def up(self, service: str, resolve: Resolve, source: str, dry_run: bool, progress: Progress) -> Outcome:
         """See `Engine.up`."""
@@ -50,7 +49,7 @@ class Changer:
             self._refuse_namesake(service, source)
             desired = await resolve(self._journal.rows(service))
             world = await observe(service, self._infra, self._journal)
-            todo = plan(desired, world, self._kinds)
+            todo = self._plan(desired, world)
             if not dry_run:
                 check_capacity(desired, world, self._infra.volumes.parent)
                 if todo.steps:
@@ -68,10 +67,14 @@ class Changer:
             if not any(found) and service not in self._journal.services():
                 raise NotFound(f"there is no service {service}", fix="isoform ps shows the services that there are")
             nothing = Desired(service, kept_volumes=self._kept_volumes(service))
-            todo = plan(nothing, world, self._kinds)
+            todo = self._plan(nothing, world)
             if not dry_run:
                 await self._change(nothing, todo, "down", progress, grace_s)
         return Outcome(service, todo.changes, 0, time.monotonic() - began)
+
+    def _plan(self, desired: Desired, world: World) -> Plan:
+        names = {wish.instance.form for wish in desired.wishes}
+        return plan(desired, world, {name: self._infra.forms[name].attaches for name in names})
 
     def _kept_volumes(self, service: str) -> tuple[str, ...]:
         text = self._journal.desired(service)
@@ -115,7 +118,7 @@ class Changer:
         before = load(Desired, text) if text else Desired(service)
         try:
             world = await observe(service, self._infra, self._journal)
-            await apply(plan(before, world, self._kinds), context)
+            await apply(self._plan(before, world), context)
         except IsoformError as second:
             error.add_note(f"putting the service back failed too: {second}")
             return

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from isoform.fabric import Fabric
-from isoform.forms.form import Form
+from isoform.forms import Form, Forms
 from isoform.model import Instance
 
 
@@ -15,7 +14,7 @@ from isoform.model import Instance
 class Infrastructure:
     """The forms by name, the fabric that joins them, and the folder of the services' volumes."""
 
-    forms: Mapping[str, Form]
+    forms: Forms
     fabric: Fabric
     volumes: Path
 

@@ -36,7 +36,8 @@ async def observe(service: str, infra: Infrastructure, journal: Journal) -> Worl
     fabric = await infra.fabric.observe()
     mine = f"{service}."
     seen: dict[str, tuple[Seen, ...]] = {}
-    for name, form in infra.forms.items():
+    for name in infra.forms.present(mine):
+        form = infra.forms[name]
         ids = sorted(one for one in await form.known() if one.startswith(mine))
         for one, observation in zip(ids, await asyncio.gather(*(form.observe(one) for one in ids)), strict=True):
             seen[one] = (*seen.get(one, ()), Seen(one, name, observation))

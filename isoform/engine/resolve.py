@@ -76,7 +76,7 @@ class Resolver:
                 f"{spec.service}/{name}",
                 function.form,
                 Need(function.needs.own_kernel, function.needs.modules, function.needs.devices, bool(function.vm)),
-                list(self.forms.values()),
+                [self.forms[each] for each in names] if function.form == "auto" else [],
                 lacks,
             )
             for name, function in spec.functions.items()

@@ -19,6 +19,7 @@ from typing import Any
 
 from isoform.errors import HostLacks, NotFound, StepFailed, WrongState
 from isoform.forms import inside, names
+from isoform.forms.forms import FORM, form_in
 from isoform.forms.oci import bundle, capability, commands, log, root, seccomp
 from isoform.forms.oci.commands import Runtime, Supervised
 from isoform.forms.oci.supervise import supervise
@@ -28,7 +29,6 @@ from isoform.host import facts as host_facts
 from isoform.host.facts import Facts
 from isoform.model import Attachment, ExecSpec, File, Instance, Lack, LogLine, Observation, Size, fingerprint
 
-_FORM = "form"  # the file in an instance's folder that says whose it is
 _END_S = 10.0  # how long a killed process may take to go
 _EXIT_TURNS, _EXIT_TURN_S = 100, 0.005  # how long conmon may take to write the exit status after its container's end
 
@@ -122,7 +122,7 @@ class Container:
         assert host.runtime is not None and instance.image is not None and instance.process is not None
         folder = self._folder(instance.id)
         (folder / "exits").mkdir(parents=True)
-        (folder / _FORM).write_text(self.name)
+        (folder / FORM).write_text(self.name)
         namespace = self._namespace(instance, ports)
         for volume in instance.mounts:
             await ensure_volume(volume, host.tools.get("mkfs.ext4") or "mkfs.ext4")
@@ -409,12 +409,8 @@ def form_of(folder: Path) -> str:
 
     An empty folder is a container's by agreement: it was made by a call that was cut off right then.
     """
-    try:
-        return (folder / _FORM).read_text()
-    except FileNotFoundError:
-        return Container.name if folder.is_dir() and not any(folder.iterdir()) else ""
-    except NotADirectoryError:
-        return ""
+    said = form_in(str(folder))
+    return said or (Container.name if folder.is_dir() and not any(folder.iterdir()) else "")
 
 
 def _end_strays(path: str) -> None:
@@ -431,7 +427,7 @@ def _remove_folder(folder: Path) -> None:
     deadline = time.monotonic() + _END_S
     while folder.exists():
         try:
-            (folder / _FORM).exists()  # it goes with the rest: an empty folder is still found by `known`
+            (folder / FORM).exists()  # it goes with the rest: an empty folder is still found by `known`
             shutil.rmtree(folder)
         except FileNotFoundError:
             continue

@@ -16,6 +16,7 @@ from typing import Any
 
 from isoform.errors import NotFound, StepFailed, WrongState
 from isoform.forms import container
+from isoform.forms.forms import FORM
 from isoform.forms.oci import bundle, commands, guest, log, seccomp
 from isoform.forms.qemu.process import kept
 from isoform.forms.vm import Vm
@@ -23,7 +24,7 @@ from isoform.host import Home, Result
 from isoform.host.facts import Facts
 from isoform.model import Attachment, ExecSpec, File, Instance, Lack, LogLine, Observation, Size, fingerprint
 
-_FORM, _MACHINE = "form", "machine.json"  # files in an instance's folder: whose it is, and where it is
+_MACHINE = "machine.json"  # the file in an instance's folder that says where it is
 _CREATE_S, _VERB_S = 120.0, 60.0  # deadlines inside a guest, which without KVM is slow on a busy host
 _HALT_S = 10.0  # for a machine to write back its volumes
 _LOOK_S = 0.05
@@ -97,7 +98,7 @@ class Nested:
             await self.delete(instance.id)  # half-made by a call that was cut off
         try:
             self._folder(instance.id).mkdir(parents=True)
-            (self._folder(instance.id) / _FORM).write_text(self.name)
+            (self._folder(instance.id) / FORM).write_text(self.name)
             _write(self._folder(instance.id) / _MACHINE, {"id": machine.id, "members": machine.members,
                                                           "volumes": bool(machine.mounts)})
             async with self._locks[machine.id]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from isoform.errors import HostLacks, NotFound, StepFailed, WrongState
 from isoform.fabric.tap import open_tap
+from isoform.forms.forms import FORM, form_in
 from isoform.forms.qemu import process, settings, ssh
 from isoform.forms.qemu.agent import Agent
 from isoform.forms.qemu.argv import Disk, Machine, Nic, kernel_arguments, qemu_argv
@@ -84,7 +85,7 @@ class Vm:
         await self.delete(instance.id)  # what a call left that was cut off
         guest = await self._guest.ensure()
         folder.mkdir(parents=True)
-        (folder / "vm").touch()  # whose it is, before there is anything to clean up
+        (folder / FORM).write_text(self.name)  # whose it is, before there is anything to clean up
         try:
             await self._make(folder, instance, ports, guest)
         except BaseException:
@@ -212,7 +213,7 @@ class Vm:
     async def known(self) -> list[str]:
         """Return the ids of all machines in the home, half-made ones too."""
         with contextlib.suppress(FileNotFoundError):
-            return sorted(folder.name for folder in self._home.instances.iterdir() if (folder / "vm").exists())
+            return sorted(at.name for at in self._home.instances.iterdir() if form_in(str(at)) == self.name)
         return []
 
     async def put(self, instance_id: str, files: Sequence[File]) -> None:

@@ -159,3 +159,10 @@ class MemoryFabric:
 
     async def observe(self) -> MemoryState:
         return MemoryState(dict(self._world.links), dict(self._world.attached))
+
+
+class MemoryForms(dict[str, MemoryForm]):
+    """The forms of a world, all of which may know of any instance."""
+
+    def present(self, prefix: str) -> list[str]:
+        return list(self)

@@ -15,7 +15,7 @@ from isoform.engine.journal import Journal, Row
 from isoform.errors import NotFound, StepFailed, WrongState
 from isoform.model import Image, Instance, Link, Port, Process, Size, User
 
-from .memory import MemoryFabric, MemoryForm, MemoryWorld
+from .memory import MemoryFabric, MemoryForm, MemoryForms, MemoryWorld
 
 
 class Cut(BaseException):
@@ -43,11 +43,11 @@ class Home:
         self.world, self._folder = MemoryWorld(), folder
 
     def engine(self) -> Engine:
-        forms = {
+        forms = MemoryForms({
             "container": MemoryForm("container", self.world),
             "vm": MemoryForm("vm", self.world, "tap", 3),
             "container-in-vm": MemoryForm("container-in-vm", self.world, "tap", 4),
-        }
+        })
         infra = Infrastructure(forms, MemoryFabric(self.world), self._folder / "volumes")  # type: ignore[arg-type]
         return Engine(infra, Journal(self._folder / "state.db"), self._folder / "lock")
 
