@@ -19,6 +19,9 @@ from isoform.model import File, Instance, Route
 
 RUNTIME = Runtime("crun", "/usr/bin/crun", (), "/run/isoform/oci")  # of the guest's tools
 _CONMON = "/usr/bin/conmon"
+# crun makes sure that a container cannot write to its program by starting anew from a copy, unless it was told that it
+# did, and it is on a read-only file system: which the guest's tools are.
+_CLONED = "_LIBCONTAINER_CLONED_BINARY=1"
 _PATH = "/bin:/sbin:/usr/bin:/usr/sbin"  # busybox first: it needs no loading of libraries
 _FUNCTIONS = Path(__file__).with_name("guest.sh").read_text()
 _OVER = Path(__file__).with_name("over.sh")
@@ -31,8 +34,9 @@ def base(instance_id: str) -> str:
 
 def shell(instance_id: str, calls: str) -> list[str]:
     """Return the guest's command for `calls` to the functions of guest.sh."""
-    set_first = f"PATH={_PATH} id={quote(instance_id)} base={quote(base(instance_id))} state={RUNTIME.root}"
-    return ["/bin/sh", "-c", f"{set_first}\n{_FUNCTIONS}\n{calls}"]
+    lines = [f"export PATH={_PATH} {_CLONED}",
+             f"id={quote(instance_id)} base={quote(base(instance_id))} state={RUNTIME.root}", _FUNCTIONS, calls]
+    return ["/bin/sh", "-c", "\n".join(lines)]
 
 
 def create(instance: Instance, number: int, seccomp: Mapping[str, Any], annotations: Mapping[str, str]
@@ -49,11 +53,18 @@ def create(instance: Instance, number: int, seccomp: Mapping[str, Any], annotati
         rootfs=f"{at}/rootfs", netns="", cgroup=f"/{instance.id}", seccomp=seccomp, tun=True, annotations=annotations,
         volumes={mount.volume: f"/run/isoform/volumes/{mount.volume}" for mount in instance.mounts},
     ))
-    unpacked = tar({
-        "config.json": json.dumps(config).encode(), "calls": _calls(instance, number).encode(),
-        "over": _OVER.read_bytes(), "files.tar": files_tar([*names.own_files(instance), *instance.files]),
-    })
-    calls = ["umask 022", "remove", 'mkdir -p "$base"', 'tar xf - -C "$base"', '. "$base/calls"',
+    # What is ours goes right into the empty upper folder, where no symbolic link of the image can lead it astray; what
+    # the descriptor names goes through the root, because there may be links on its way that are meant.
+    upper = f"disk/in/{instance.id}/upper"
+    unpacked = tar(
+        {f"in/{instance.id}/{name}": content for name, content in {
+            "config.json": json.dumps(config).encode(), "calls": _calls(instance, number).encode(),
+            "over": _OVER.read_bytes(), "files.tar": files_tar(instance.files)}.items()}
+        | {upper + file.path: file.content for file in names.own_files(instance)},
+        folders=("oci", *(f"in/{instance.id}/{name}" for name in ("rootfs", "exits", "s")),
+                 f"disk/in/{instance.id}/work", upper, f"{upper}/etc"),
+    )
+    calls = ["umask 022", "remove", "tar xf - -C /run/isoform", '. "$base/calls"',
              *([] if annotations else ['base64 "$state/$id/seccomp.bpf"'])]
     return shell(instance.id, "\n".join(calls)), unpacked
 
@@ -66,19 +77,18 @@ def _calls(instance: Instance, number: int) -> str:
         RUNTIME, instance.id, Supervised(_CONMON, at, log, f"{at}/pid", f"{at}/conmon.pid", f"{at}/exits", f"{at}/s"),
         log_limit_bytes=0, no_pivot=True, exit_command=("/bin/sh", f"{at}/over", instance.id, at, log),
     )
-    own = [(f"n{number}p{index}", port) for index, port in enumerate(instance.ports)]
     return "\n".join([
-        f"overlay {quote(lower)}", 'files <"$base/files.tar"', f"supervise {join(conmon)}",
-        *(f"give {port.mac} {name}" for name, port in own),
-        f"configure {quote(_network(instance, [(name, port.interface) for name, port in own]))}",
+        f"overlay {quote(lower)}", *(['files <"$base/files.tar"'] if instance.files else []),
+        f"supervise {join(conmon)}",
+        *(f"give {port.mac} {port.interface} n{number}p{index}" for index, port in enumerate(instance.ports)),
+        f"configure {quote(_network(instance))}",
     ])
 
 
-def _network(instance: Instance, moved: Sequence[tuple[str, str]]) -> str:
-    """Return the script that sets up the NICs in the container's network namespace: (name there now, final name)."""
-    lines = ["set -e", "echo 1 >/proc/sys/net/ipv4/conf/all/arp_notify",
+def _network(instance: Instance) -> str:
+    """Return the script that sets up the NICs in the container's network namespace."""
+    lines = ["echo 1 >/proc/sys/net/ipv4/conf/all/arp_notify",
              "echo 1 >/proc/sys/net/ipv6/conf/all/ndisc_notify", "ip link set lo up"]
-    lines += [f"ip link set {now} name {final}" for now, final in moved]
     # before the NICs are up: the fabric gives each address once, and nobody waits for the kernel to find that out
     lines += [f"echo 0 >/proc/sys/net/ipv6/conf/{port.interface}/accept_dad" for port in instance.ports]
     lines += [f"ip addr add {address} dev {port.interface}" for port in instance.ports for address in port.addresses]
@@ -133,10 +143,14 @@ def files_tar(files: Sequence[File]) -> bytes:
                                                                          for file in files})
 
 
-def tar(members: Mapping[str, bytes], modes: Mapping[str, int] | None = None) -> bytes:
-    """Return a tar archive of plain files owned by root, 0644 where `modes` says nothing else."""
+def tar(members: Mapping[str, bytes], modes: Mapping[str, int] | None = None, folders: Sequence[str] = ()) -> bytes:
+    """Return a tar archive of folders, and of plain files of mode 0644 where `modes` says nothing else; all root's."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name in folders:
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(folder)
         for name, content in members.items():
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(content), (modes or {}).get(name, 0o644)

@@ -25,7 +25,6 @@ remove() { # all that there is of the container, half-made or not
 }
 
 overlay() { # LOWER:LOWER…, highest first
-    mkdir -p "$base/rootfs" "$base/exits" "$base/s" "$disk/upper" "$disk/work" "$state"
     mount -t overlay -o "lowerdir=$1,upperdir=$disk/upper,workdir=$disk/work" overlay "$base/rootfs" ||
         fail "the layers cannot be joined"
 }
@@ -55,17 +54,25 @@ supervise() { # CONMON ARGUMENT…: create the container; leaves its PID in $pid
     [ -n "$pid" ] || fail "$said"
 }
 
-give() { # MAC NAME: move the NIC into the container's network namespace
+renames=
+
+give() { # MAC NAME SPARE: move the NIC into the container's network namespace
     local at mac=
     for at in /sys/class/net/*; do
         read -r mac <"$at/address"
         [ "$mac" != "$1" ] || break
     done
     [ "$mac" = "$1" ] || fail "no NIC has the address $1"
-    # by a name of its own: that of another NIC may be the one that it gets in the end
-    ip link set "${at##*/}" name "$2" && ip link set "$2" netns "$pid" || fail "NIC $1 cannot be moved"
+    at=${at##*/}
+    if [ "$at" != "$2" ]; then # by a spare name: another NIC may still have the one that it gets in the end
+        ip link set "$at" name "$3" || fail "NIC $1 cannot be renamed"
+        at=$3
+        renames="$renames ip link set $at name $2;"
+    fi
+    ip link set "$at" netns "$pid" || fail "NIC $1 cannot be moved"
 }
 
 configure() { # SCRIPT: run it in the container's network namespace
-    nsenter -t "$pid" -n /bin/sh -c "$1" || fail "its network cannot be set"
+    nsenter -t "$pid" -n /bin/sh -c "set -e;$renames
+$1" || fail "its network cannot be set"
 }
