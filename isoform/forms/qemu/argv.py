@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+RUNNING = "qemu.running"  # there while QEMU runs; its path is the mark by which such a process is found
 # Not quicker, but smaller: QEMU's default for translated code is a gigabyte. Source: measured, a boot fills 30 MiB.
 _TRANSLATED_MIB = 64
 # What of the kernel's start a function does not miss and an emulated processor takes half a second for: tests of
@@ -84,7 +85,7 @@ def _machine(machine: Machine) -> list[str]:
         "-cpu", "host" if machine.kvm else "max", "-smp", str(vcpus(machine.cpus)),
         "-m", f"{machine.memory_bytes >> 20}M", "-kernel", str(machine.kernel), "-initrd", str(machine.initrd),
         "-append", machine.append, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S",
-        "-pidfile", str(machine.folder / "qemu.pid"),
+        "-pidfile", str(machine.folder / RUNNING),
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-global", "virtio-mmio.force-legacy=false",
     ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoform.errors import StepFailed
+from isoform.forms.qemu.argv import RUNNING
 from isoform.host import pid, run
 
 _END_S = 10.0  # for the kernel to take down a process that was killed
@@ -86,7 +87,7 @@ def note(folder: Path, number: int) -> None:
 
 def _strays(folder: Path) -> list[Identity]:
     """Return processes that work in `folder`: a QEMU that a cut-off `start` left without a note."""
-    found, mark = [], f"{folder}/qemu.pid".encode()
+    found, mark = [], f"{folder}/{RUNNING}".encode()
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue

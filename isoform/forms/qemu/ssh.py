@@ -29,6 +29,7 @@ def ssh_argv(folder: Path, key: Path, argv: Sequence[str], tty: bool, ssh: str =
     proxy = join([sys.executable, "-I", "-S", bridge.__file__, str(folder), str(SESSIONS)])
     options = {**_OPTIONS, "IdentityFile": f'"{key}"', "ProxyCommand": proxy.replace("%", "%%")}
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-    # not the last command of its shell, which would become it: so that the shell turns a signal into 128 + N
-    inside = f"nsenter -t 1 -n {join(argv)}; exit $?"  # the ssh server has a network of its own
+    # The ssh server has a network of its own. Its shell stays, to turn a signal into 128 + N, and must outlive the
+    # keys that end the command; the command does not inherit a trap, as it would inherit that a signal is ignored.
+    inside = f"trap : INT QUIT; nsenter -t 1 -n {join(argv)}; exit $?"
     return [ssh, "-F", "none", *words, "-tt" if tty else "-T", "root@isoform", inside]

@@ -174,6 +174,7 @@ control() { # what the host asks while the instance runs
         case $verb in
         stop) [ -n "$main" ] || return 0; kill "-$first" "$main" ;;
         agent) agent ;;
+        run) (. "$first") >&3 2>&1 3>&- & ;;
         session) session "$first" "$second" ;;
         esac
     done <&3
@@ -222,6 +223,10 @@ machine() { # PORTS: a bare guest, which lives until it is stopped
     done
     port main
     exec 3<>"$port"
+    if [ -f $base/files.tar ]; then # a container, made by what it brings along: sooner than the agent could
+        tar xf $base/files.tar -C /
+        (. $base/first) >&3 2>&1 3>&-
+    fi
     agent
     for module in /modules/later/*; do
         insmod "$module"
