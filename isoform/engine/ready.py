@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 
 from isoform.engine.desired import Ready, Wish
 from isoform.engine.infrastructure import Infrastructure
@@ -19,7 +20,7 @@ from isoform.model import ExecSpec, Observation
 _SETTLE_S = 0.25
 _WATCH_S = 0.05  # between looks at whether the instance still runs
 _ATTEMPT_S = 2.0  # one attempt's own limit: a SYN that was lost is sent again by the next attempt, not by TCP
-_MOST_AT_ONCE = 32
+_MOST_AT_ONCE = 16
 _SHOWN_LINES = 12
 
 Probe = Callable[[], Awaitable[bool]]
@@ -66,32 +67,44 @@ async def _proof(wish: Wish, infra: Infrastructure) -> bool:
     if ready is None:
         await asyncio.sleep(_SETTLE_S)
         return True
-    probe = _probe(ready, wish, infra)
-    at_once = 1 if ready.kind == "exec" else _MOST_AT_ONCE
-    return await attempts(probe, ready.interval_s, ready.deadline_s, at_once)
+    deadline = time.monotonic() + ready.deadline_s
+    if ready.kind == "exec":
+        return await attempts(lambda: _exec_says_yes(ready, wish, infra), ready.interval_s, deadline, at_once=1)
+    if ready.kind == "tcp":
+        return await attempts(lambda: _connects(ready, wish, infra.fabric), ready.interval_s, deadline, _MOST_AT_ONCE)
+    # What a function logs of our asking is kept short: a request is sent only where a connection stands.
+    while await attempts(lambda: _connects(ready, wish, infra.fabric), ready.interval_s, deadline, _MOST_AT_ONCE):
+        if await _any(_answers(ready, *place, infra.fabric) for place in _places(wish)):
+            return True
+        await asyncio.sleep(min(ready.interval_s, max(0.0, deadline - time.monotonic())))
+    return False
 
 
-async def attempts(probe: Probe, interval_s: float, deadline_s: float, at_once: int) -> bool:
+async def attempts(probe: Probe, interval_s: float, deadline: float, at_once: int) -> bool:
     """Try `probe` again and again, up to `at_once` tries side by side, until one says yes or the deadline passes.
 
     Side by side, because a try against a port whose machine still boots hangs, and the moment the machine is up
-    a fresh one is answered at once.
+    a fresh one is answered at once. Beyond `at_once` the oldest is given up.
+
+    Args:
+        deadline: on the monotonic clock, seconds.
     """
     began = time.monotonic()
-    running: set[asyncio.Future[bool]] = set()
+    running: list[asyncio.Future[bool]] = []
     try:
-        while (elapsed := time.monotonic() - began) < deadline_s:
+        while (now := time.monotonic()) < deadline:
+            pause = pause_s(now - began, interval_s)
+            if at_once > 1 and len(running) == at_once:
+                running.pop(0).cancel()
             if len(running) < at_once:
-                running.add(asyncio.ensure_future(probe()))
-            done, running = await asyncio.wait(
-                running,
-                timeout=min(pause_s(elapsed, interval_s), deadline_s - elapsed),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+                running.append(asyncio.ensure_future(probe()))
+            done, _ = await asyncio.wait(
+                running, timeout=min(pause, deadline - now), return_when=asyncio.FIRST_COMPLETED)
+            running = [task for task in running if task not in done]
             if any(task.result() for task in done):
                 return True
             if done:  # an answer, but no yes: hold the pace
-                await asyncio.sleep(pause_s(elapsed, interval_s))
+                await asyncio.sleep(pause)
         return False
     finally:
         for task in running:
@@ -99,17 +112,18 @@ async def attempts(probe: Probe, interval_s: float, deadline_s: float, at_once: 
         await asyncio.gather(*running, return_exceptions=True)
 
 
-def _probe(ready: Ready, wish: Wish, infra: Infrastructure) -> Probe:
-    if ready.kind == "exec":
-        return lambda: _exec_says_yes(ready, wish, infra)
+def _places(wish: Wish) -> list[tuple[str, str]]:
+    """Return (link's id, address) of each address of an instance."""
     service = wish.instance.service
-    places = [(f"{service}.{port.link}", one.split("/")[0]) for port in wish.instance.ports for one in port.addresses]
+    return [(f"{service}.{port.link}", one.split("/")[0]) for port in wish.instance.ports for one in port.addresses]
 
-    async def any_answers() -> bool:
-        answers = await asyncio.gather(*(_answers(ready, *place, infra.fabric) for place in places))
-        return any(answers)
 
-    return any_answers
+async def _any(answers: Iterable[Awaitable[bool]]) -> bool:
+    return any(await asyncio.gather(*answers))
+
+
+async def _connects(ready: Ready, wish: Wish, fabric: Fabric) -> bool:
+    return await _any(_answers(replace(ready, kind="tcp"), *place, fabric) for place in _places(wish))
 
 
 async def _answers(ready: Ready, link: str, address: str, fabric: Fabric) -> bool:
