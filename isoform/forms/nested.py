@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from isoform.errors import NotFound, StepFailed, WrongState
 from isoform.forms import container
 from isoform.forms.forms import FORM
 from isoform.forms.oci import bundle, commands, guest, log, seccomp
+from isoform.forms.qemu.control import ring
 from isoform.forms.qemu.process import kept
 from isoform.forms.vm import Vm
 from isoform.host import Home, Result
@@ -27,7 +29,7 @@ from isoform.model import Attachment, ExecSpec, File, Instance, Lack, LogLine, O
 _MACHINE = "machine.json"  # the file in an instance's folder that says where it is
 _CREATE_S, _VERB_S = 120.0, 60.0  # deadlines inside a guest, which without KVM is slow on a busy host
 _HALT_S = 10.0  # for a machine to write back its volumes
-_LOOK_S = 0.05
+_LOOK_S, _LISTEN_S = 0.05, 0.01
 _COMPILER = "guest"  # of system call filters
 
 
@@ -82,6 +84,15 @@ class Nested:
             raise NotFound(f"there is no container {instance_id}")
         return made
 
+    async def _in_guest(self, machine_id: str, argv: Sequence[str], stdin: bytes | None = None,
+                        deadline_s: float = _VERB_S) -> Result:
+        """Run a command in the machine's own root. Its agent starts at the first use: a boot is quicker without."""
+        rung = self._folder(machine_id) / "agent.rung"
+        if not rung.exists():
+            ring(self._folder(machine_id), "agent")
+            rung.touch()
+        return await self._vm.guest_run(machine_id, argv, stdin=stdin, deadline_s=deadline_s)
+
     # -- create and start
 
     async def create(self, instance: Instance, ports: Sequence[Attachment]) -> None:
@@ -99,11 +110,10 @@ class Nested:
         try:
             self._folder(instance.id).mkdir(parents=True)
             (self._folder(instance.id) / FORM).write_text(self.name)
-            _write(self._folder(instance.id) / _MACHINE, {"id": machine.id, "members": machine.members,
-                                                          "volumes": bool(machine.mounts)})
-            async with self._locks[machine.id]:
-                await self._ensure_machine(machine, ports)
-            await self._make(instance, machine)
+            _write(self._folder(instance.id) / _MACHINE, {
+                "id": machine.id, "members": machine.members, "volumes": bool(machine.mounts),
+                "fingerprint": fingerprint(machine)})
+            await self._make(instance, machine, ports)
         except BaseException as error:
             try:
                 await self.delete(instance.id)
@@ -111,34 +121,73 @@ class Nested:
                 error.add_note(f"cleaning up after it failed too: {second}")
             raise
 
-    async def _ensure_machine(self, machine: Instance, ports: Sequence[Attachment]) -> None:
-        seen = await self._vm.observe(machine.id)
-        if seen.state == "stopped":  # nothing in it lives any more
-            await self._vm.delete(machine.id)
-        elif seen.state != "absent" and seen.fingerprint != fingerprint(machine):
-            raise WrongState(f"{machine.label} runs with other members", why="their disks and ports come with its boot",
-                             fix="take all of them down, then bring them up again")
-        await self._vm.create(machine, ports)
-        await self._vm.start(machine.id)
-
-    async def _make(self, instance: Instance, machine: Instance) -> None:
+    async def _make(self, instance: Instance, machine: Instance, ports: Sequence[Attachment]) -> None:
         assert instance.process is not None
         number = machine.members.index(instance.id)
-        written = self._folder(machine.id) / f"log.{number}"
-        begin = written.stat().st_size if written.exists() else 0
         rules = container.system_call_filter(instance.capabilities, self._facts.architecture)
         annotations = self._compiled.annotations(rules, _COMPILER)
-        argv, unpacked = guest.create(instance, number, rules, annotations)
-        result = await self._vm.guest_run(machine.id, argv, stdin=unpacked, deadline_s=_CREATE_S)
-        if result.code != 0:
-            raise StepFailed(f"{instance.label}: the container could not be created in its machine",
-                             why=result.err.strip() or f"exit status {result.code}")
+        async with self._locks[machine.id]:
+            is_new = await self._make_way(machine)
+            if is_new:
+                files = guest.first(instance, number, rules, annotations)
+                await self._vm.create(replace(machine, files=files), ports)
+                await self._vm.start(machine.id)
+        written = self._folder(machine.id) / f"log.{number}"
+        begin = 0 if is_new or not written.exists() else written.stat().st_size
+        if is_new:
+            said = await self._hear(machine.id, 0, instance.id, instance.label, guest.created(instance.id))
+        else:
+            argv, unpacked = guest.create(instance, number, rules, annotations)
+            result = await self._in_guest(machine.id, argv, stdin=unpacked, deadline_s=_CREATE_S)
+            if result.code != 0:
+                raise StepFailed(f"{instance.label}: the container could not be created in its machine",
+                                 why=result.err.strip() or f"exit status {result.code}")
+            said = result.out.partition(guest.created(instance.id))[0]
         if not annotations:
-            self._compiled.keep(rules, _COMPILER, base64.b64decode(result.out))
+            with contextlib.suppress(ValueError):
+                self._compiled.keep(rules, _COMPILER, base64.b64decode("".join(said.split()), validate=True))
         _write(self._folder(instance.id) / "made.json", asdict(Made(
             fingerprint(instance), instance.label, machine.id, (await self._vm.observe(machine.id)).pid, str(written),
             begin, instance.process.stop_signal, bundle.process(instance),
         )))
+
+    async def _make_way(self, machine: Instance) -> bool:
+        """Return whether the machine must be made. Raises: WrongState if it runs, but with other members."""
+        seen = await self._vm.observe(machine.id)
+        if seen.state == "created":  # cut off before its start: nothing is in it
+            seen = replace(seen, state="stopped")
+        if seen.state == "stopped":
+            await self._vm.delete(machine.id)
+        if seen.state in ("absent", "stopped"):
+            return True
+        for other in machine.members:
+            place = _read(self._folder(other) / _MACHINE)
+            if place is not None and place["fingerprint"] != fingerprint(machine):
+                raise WrongState(f"{machine.label} runs with other members",
+                                 why="the disks and ports of its members come with its boot",
+                                 fix="take all of them down, then bring them up again")
+        return False
+
+    async def _hear(self, machine_id: str, begin: int, instance_id: str, label: str, wanted: str) -> str:
+        """Return what the machine's init prints before the line `wanted`.
+
+        Args:
+            begin: where in its output to begin, bytes.
+        Raises: StepFailed with what it prints if it fails, or its machine does.
+        """
+        end = time.monotonic() + _CREATE_S
+        folder = self._folder(machine_id)
+        while True:
+            lives = _lives(folder)  # asked before reading: what was printed until then is read
+            said = _since(folder / "main.out", begin)
+            before, found, _ = said.partition(f"{wanted}\n")
+            if found:
+                return before
+            failure, found, _ = said.partition(f"{guest.failed(instance_id)}\n")
+            if found or not lives or time.monotonic() > end:
+                why = failure.strip() or (await self._vm.observe(machine_id)).reason or "its guest does not answer"
+                raise StepFailed(f"{label}: the container could not be made to run in its machine", why=why)
+            await asyncio.sleep(_LISTEN_S)
 
     async def start(self, instance_id: str) -> None:
         """See `Form`."""
@@ -148,9 +197,10 @@ class Nested:
         if made is None or seen.state != "created":
             raise WrongState(f"{made.label if made else instance_id} cannot be started", why=f"it is {seen.state}",
                              fix="create it first")
-        result = await self._vm.guest_run(made.machine, guest.start(instance_id), deadline_s=_VERB_S)
-        if result.code != 0:
-            raise StepFailed(f"{made.label} could not be started", why=result.err.strip())
+        folder = self._folder(made.machine)
+        begin = (folder / "main.out").stat().st_size
+        ring(folder, "run", guest.start_file(instance_id))
+        await self._hear(made.machine, begin, instance_id, made.label, guest.started(instance_id))
         (self._folder(instance_id) / "started").touch()
 
     # -- observe
@@ -181,8 +231,7 @@ class Nested:
     async def resize(self, instance_id: str, size: Size) -> None:
         """See `Form`. The machine itself stays as it is."""
         made = self._known(instance_id)
-        result = await self._vm.guest_run(made.machine, guest.limit(instance_id, size.cpus, size.memory_bytes),
-                                          deadline_s=_VERB_S)
+        result = await self._in_guest(made.machine, guest.limit(instance_id, size.cpus, size.memory_bytes))
         if result.code != 0:
             raise StepFailed(f"{made.label} could not be resized", why=result.err.strip())
 
@@ -193,10 +242,10 @@ class Nested:
             return
         if seen.state == "running" and grace_s > 0:
             number = container.signal_number(made.stop_signal)
-            await self._vm.guest_run(made.machine, guest.signal(instance_id, number), deadline_s=_VERB_S)
+            await self._in_guest(made.machine, guest.signal(instance_id, number))
             if await self._ended(instance_id, grace_s):
                 return
-        await self._vm.guest_run(made.machine, guest.kill(instance_id), deadline_s=_VERB_S)
+        await self._in_guest(made.machine, guest.kill(instance_id))
         if not await self._ended(instance_id, _VERB_S):
             raise StepFailed(f"{made.label} does not end", why="its processes were killed, and its guest says nothing")
 
@@ -229,7 +278,7 @@ class Nested:
                     await self._vm.stop(machine_id, _HALT_S)  # its volumes are written back
                 await self._vm.delete(machine_id)
             elif (await self._vm.observe(machine_id)).state == "running":
-                result = await self._vm.guest_run(machine_id, guest.remove(instance_id), deadline_s=_VERB_S)
+                result = await self._in_guest(machine_id, guest.remove(instance_id))
                 if result.code != 0:
                     raise StepFailed(f"{instance_id} could not be removed from its machine", why=result.err.strip())
             shutil.rmtree(folder)
@@ -239,8 +288,7 @@ class Nested:
     async def put(self, instance_id: str, files: Sequence[File]) -> None:
         """See `Form`."""
         made = self._known(instance_id)
-        result = await self._vm.guest_run(made.machine, guest.put(instance_id), stdin=guest.files_tar(files),
-                                          deadline_s=_VERB_S)
+        result = await self._in_guest(made.machine, guest.put(instance_id), stdin=guest.files_tar(files))
         if result.code != 0:
             raise StepFailed(f"files cannot be written into {made.label}", why=result.err.strip())
 
@@ -253,13 +301,12 @@ class Nested:
         made, scratch = self._known(instance_id), _scratch(instance_id)
         pidfile = f"{scratch}.pid"
         try:
-            return await self._vm.guest_run(made.machine, self._exec(made, instance_id, spec, scratch, pidfile),
+            return await self._in_guest(made.machine, self._exec(made, instance_id, spec, scratch, pidfile),
                                             deadline_s=deadline_s)
         except StepFailed as error:
             if "did not end within" not in error.what:
                 raise
-            await self._vm.guest_run(made.machine, ["/bin/sh", "-c", f"read -r pid <{pidfile}; kill -9 $pid"],
-                                     deadline_s=_VERB_S)
+            await self._in_guest(made.machine, ["/bin/sh", "-c", f"read -r pid <{pidfile}; kill -9 $pid"])
             raise StepFailed(f"{spec.argv[0]} did not end within {deadline_s:g} s", why=f"it ran inside {made.label}"
                              ) from error
 
@@ -306,6 +353,15 @@ def _changed_at(path: Path) -> float | None:
     except FileNotFoundError:
         return None
 
+
+
+def _since(path: Path, begin: int) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(begin)
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _lives(folder: Path) -> bool:

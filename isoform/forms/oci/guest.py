@@ -17,7 +17,8 @@ from isoform.forms.oci.commands import Runtime, Supervised
 from isoform.forms.oci.root import short
 from isoform.model import File, Instance, Route
 
-RUNTIME = Runtime("crun", "/usr/bin/crun", (), "/run/isoform/oci")  # of the guest's tools
+_BASE = "/run/isoform"  # as the guest's init has it
+RUNTIME = Runtime("crun", "/usr/bin/crun", (), f"{_BASE}/oci")  # of the guest's tools
 _CONMON = "/usr/bin/conmon"
 # crun makes sure that a container cannot write to its program by starting anew from a copy, unless it was told that it
 # did, and it is on a read-only file system: which the guest's tools are.
@@ -29,50 +30,89 @@ _OVER = Path(__file__).with_name("over.sh")
 
 def base(instance_id: str) -> str:
     """Return the folder in the guest that holds what belongs to one container."""
-    return f"/run/isoform/in/{instance_id}"
+    return f"{_BASE}/in/{instance_id}"
+
+
+def _script(instance_id: str, calls: str) -> str:
+    """Return a script with `calls` to the functions of guest.sh."""
+    return "\n".join([
+        f"export PATH={_PATH} {_CLONED}",
+        f"id={quote(instance_id)} base={quote(base(instance_id))} state={RUNTIME.root}", _FUNCTIONS, calls,
+    ])
 
 
 def shell(instance_id: str, calls: str) -> list[str]:
     """Return the guest's command for `calls` to the functions of guest.sh."""
-    lines = [f"export PATH={_PATH} {_CLONED}",
-             f"id={quote(instance_id)} base={quote(base(instance_id))} state={RUNTIME.root}", _FUNCTIONS, calls]
-    return ["/bin/sh", "-c", "\n".join(lines)]
+    return ["/bin/sh", "-c", _script(instance_id, calls)]
 
 
 def create(instance: Instance, number: int, seccomp: Mapping[str, Any], annotations: Mapping[str, str]
            ) -> tuple[list[str], bytes]:
-    """Return the command that makes the container, all but running, and its stdin.
-
-    It prints, in base64, what the runtime has compiled `seccomp` to, unless `annotations` held that already.
+    """Return the agent's command that makes the container, all but running, and its stdin; it prints what `first` does.
 
     Args:
         number: which of the machine's log ports is the container's.
     """
+    unpacked = tar(_files(instance, number, seccomp, annotations))
+    return shell(instance.id, f'umask 022\nremove\ntar xf - -C {_BASE}\n. "$base/create"'), unpacked
+
+
+def first(instance: Instance, number: int, seccomp: Mapping[str, Any], annotations: Mapping[str, str]
+          ) -> tuple[File, ...]:
+    """Return the files of a machine whose init shall make the container while it boots, sooner than an agent could.
+
+    Init unpacks them and runs the file "first", whose output goes to the machine's log. It is, in base64, what the
+    runtime has compiled `seccomp` to, unless `annotations` held that already, and then a line of `created`.
+    """
+    files = _files(instance, number, seccomp, annotations)
+    return (*(File(f"{_BASE}/{name}", content) for name, content in files.items()),
+            File(f"{_BASE}/first", _script(instance.id, '. "$base/create"').encode()))
+
+
+def created(instance_id: str) -> str:
+    """Return the line that says that the container was created."""
+    return f"isoform: {instance_id} created"
+
+
+def started(instance_id: str) -> str:
+    """Return the line that says that the container was started."""
+    return f"isoform: {instance_id} started"
+
+
+def failed(instance_id: str) -> str:
+    """Return the line that follows the reason why the container could not be created or started."""
+    return f"isoform: {instance_id} failed"
+
+
+def start_file(instance_id: str) -> str:
+    """Return the file in the guest that starts the container, to be run by init; it prints `started`, or `failed`."""
+    return f"{base(instance_id)}/start"
+
+
+def _files(instance: Instance, number: int, seccomp: Mapping[str, Any], annotations: Mapping[str, str]
+           ) -> dict[str, bytes]:
+    """Return the content of all files that make the container, by their path below /run/isoform."""
     at = base(instance.id)
     config = bundle.config(replace(instance, sysctls=()), bundle.Site(
         rootfs=f"{at}/rootfs", netns="", cgroup=f"/{instance.id}", seccomp=seccomp, tun=True, annotations=annotations,
-        volumes={mount.volume: f"/run/isoform/volumes/{mount.volume}" for mount in instance.mounts},
+        volumes={mount.volume: f"{_BASE}/volumes/{mount.volume}" for mount in instance.mounts},
     ))
+    create = _calls(instance, number) + ('' if annotations else '\nbase64 "$state/$id/seccomp.bpf"')
+    own = {
+        "config.json": json.dumps(config).encode(), "over": _OVER.read_bytes(),
+        "create": f"{create}\necho {quote(created(instance.id))}\n".encode(),
+        "start": _script(instance.id, _start(instance.id)).encode(), "files.tar": files_tar(instance.files),
+    }
     # What is ours goes right into the empty upper folder, where no symbolic link of the image can lead it astray; what
     # the descriptor names goes through the root, because there may be links on its way that are meant.
-    upper = f"disk/in/{instance.id}/upper"
-    unpacked = tar(
-        {f"in/{instance.id}/{name}": content for name, content in {
-            "config.json": json.dumps(config).encode(), "calls": _calls(instance, number).encode(),
-            "over": _OVER.read_bytes(), "files.tar": files_tar(instance.files)}.items()}
-        | {upper + file.path: file.content for file in names.own_files(instance)},
-        folders=("oci", *(f"in/{instance.id}/{name}" for name in ("rootfs", "exits", "s")),
-                 f"disk/in/{instance.id}/work", upper, f"{upper}/etc"),
-    )
-    calls = ["umask 022", "remove", "tar xf - -C /run/isoform", '. "$base/calls"',
-             *([] if annotations else ['base64 "$state/$id/seccomp.bpf"'])]
-    return shell(instance.id, "\n".join(calls)), unpacked
+    return ({f"in/{instance.id}/{name}": content for name, content in own.items()}
+            | {f"disk/in/{instance.id}/upper{file.path}": file.content for file in names.own_files(instance)})
 
 
 def _calls(instance: Instance, number: int) -> str:
     assert instance.image is not None
     at, log = base(instance.id), f"/dev/virtio-ports/isoform.log.{number}"
-    lower = ":".join(f"/run/isoform/layers/{short(layer.digest)}" for layer in reversed(instance.image.layers))
+    lower = ":".join(f"{_BASE}/layers/{short(layer.digest)}" for layer in reversed(instance.image.layers))
     conmon = commands.conmon_argv(
         RUNTIME, instance.id, Supervised(_CONMON, at, log, f"{at}/pid", f"{at}/conmon.pid", f"{at}/exits", f"{at}/s"),
         log_limit_bytes=0, no_pivot=True, exit_command=("/bin/sh", f"{at}/over", instance.id, at, log),
@@ -103,11 +143,10 @@ def _route(route: Route) -> str:
     return f"ip {family} route add {'default' if route.to == 'default6' else route.to} via {route.via}"
 
 
-def start(instance_id: str) -> list[str]:
-    """Return the command that starts the container; starting it again is no error."""
-    waits = f"{RUNTIME.root}/{instance_id}/exec.fifo"
-    return shell(instance_id, f"[ ! -p {quote(waits)} ] || {join(RUNTIME.argv('start', instance_id))} || "
-                              f"[ ! -p {quote(waits)} ]")
+def _start(instance_id: str) -> str:
+    waits = quote(f"{RUNTIME.root}/{instance_id}/exec.fifo")
+    return (f"[ ! -p {waits} ] || {join(RUNTIME.argv('start', instance_id))} || [ ! -p {waits} ] || "
+            f"fail 'the runtime could not start it'\necho {quote(started(instance_id))}")
 
 
 def signal(instance_id: str, number: int) -> list[str]:
@@ -143,14 +182,10 @@ def files_tar(files: Sequence[File]) -> bytes:
                                                                          for file in files})
 
 
-def tar(members: Mapping[str, bytes], modes: Mapping[str, int] | None = None, folders: Sequence[str] = ()) -> bytes:
-    """Return a tar archive of folders, and of plain files of mode 0644 where `modes` says nothing else; all root's."""
+def tar(members: Mapping[str, bytes], modes: Mapping[str, int] | None = None) -> bytes:
+    """Return a tar archive of plain files owned by root, 0644 where `modes` says nothing else."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for name in folders:
-            folder = tarfile.TarInfo(name)
-            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-            archive.addfile(folder)
         for name, content in members.items():
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(content), (modes or {}).get(name, 0o644)

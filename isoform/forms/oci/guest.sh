@@ -6,6 +6,7 @@ group=/sys/fs/cgroup/$id
 
 fail() {
     echo "$*" >&2
+    echo "isoform: $id failed"
     exit 1
 }
 
@@ -25,6 +26,7 @@ remove() { # all that there is of the container, half-made or not
 }
 
 overlay() { # LOWER:LOWER…, highest first
+    mkdir -p "$base/rootfs" "$base/exits" "$base/s" "$disk/work" "$state"
     mount -t overlay -o "lowerdir=$1,upperdir=$disk/upper,workdir=$disk/work" overlay "$base/rootfs" ||
         fail "the layers cannot be joined"
 }

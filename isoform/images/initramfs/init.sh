@@ -226,11 +226,12 @@ machine() { # PORTS: a bare guest, which lives until it is stopped
     if [ -f $base/files.tar ]; then # a container, made by what it brings along: sooner than the agent could
         tar xf $base/files.tar -C /
         (. $base/first) >&3 2>&1 3>&-
+    else
+        agent
     fi
-    agent
     for module in /modules/later/*; do
         insmod "$module"
-    done
+    done &
     control
     finish 0
 }
