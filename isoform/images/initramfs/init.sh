@@ -162,7 +162,7 @@ session() { # NUMBER NONCE: join that port to the ssh server; who was on it befo
         unshare -n sh -c 'ip link set lo up; exec /usr/sbin/dropbear -F -s -r /usr/lib/isoform/hostkey -p 127.0.0.1:22' 3>&- &
         ssh=$!
     fi
-    [ -z "$before" ] || kill -9 "-$before" 2>/dev/null
+    [ -z "$before" ] || kill -9 "-$before" 2>/dev/null # with all of its group
     setsid /sbin/session "$port" "$2" "$ssh" 3>&- &
     eval "session_$1=\$!"
 }
