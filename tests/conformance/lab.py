@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from isoform.fabric import Fabric, mac_for
-from isoform.forms import Container, Form, Nested, Vm
+from isoform.forms import Container, Form, Nested
 from isoform.host import Home
 from isoform.host.facts import Facts
 from isoform.host.probe import facts as probe
-from isoform.images.guest import Guest
 from isoform.model import (
     Attachment,
     ExecSpec,
@@ -33,7 +32,8 @@ from isoform.model import (
     User,
 )
 from tests.conftest import leftovers
-from tests.images import RECIPES, busybox_image, recipe_image, shared
+from tests.guests import vm_form
+from tests.images import RECIPES, busybox_image, recipe_image
 
 LINK = Link("t", "lan", "10.77.0.0/24", "fd77::/64", 1500, ("10.77.0.254/24", "fd77::fe/64"))
 FORMS = ("container", "vm", "container-in-vm")
@@ -158,11 +158,11 @@ async def until(holds: Callable[[], Awaitable[bool]], deadline_s: float = 60) ->
         await asyncio.sleep(0.05)
 
 
-def form_of(name: str, home: Home, facts: Facts) -> Form:
-    # one guest for all tests of this machine: making it takes longer than all of them
-    vm = Vm(home, facts, Guest(home, facts.architecture, shared().guest))
-    forms: dict[str, Form] = {"container": Container(home, facts), "vm": vm}
-    return forms.get(name) or Nested(vm, home, facts)
+async def form_of(name: str, home: Home, facts: Facts) -> Form:
+    if name == "container":
+        return Container(home, facts)
+    vm = await vm_form(home)
+    return vm if name == "vm" else Nested(vm, home, facts)
 
 
 @asynccontextmanager
@@ -172,7 +172,7 @@ async def lab(name: str) -> AsyncIterator[Lab]:
     fabric = Fabric(home)
     try:
         facts = await probe(home)
-        one = Lab(home, facts, form_of(name, home, facts), fabric, await busybox_image(home))
+        one = Lab(home, facts, await form_of(name, home, facts), fabric, await busybox_image(home))
         await fabric.add_link(LINK)
         try:
             yield one
