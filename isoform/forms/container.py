@@ -63,6 +63,7 @@ class Container:
     attaches = "netns"
     weight = 1
     own_kernel = False
+    in_machine = False
     least_memory_bytes = 6 << 20  # below this the runtime itself is killed in the container's cgroup
 
     def __init__(self, home: Home, facts: Facts) -> None:
@@ -304,10 +305,10 @@ class Container:
     async def put(self, instance_id: str, files: Sequence[File]) -> None:
         """See `Form`."""
         made = self._known(instance_id)
-        # what the container itself sees, its volumes included
-        where = f"/proc/{made.pid}/root" if pid.is_alive(made.pid, made.pid_started) else str(
-            self._roots.rootfs(instance_id))
-        inside.write_files(where, files)
+        if pid.is_alive(made.pid, made.pid_started):  # what the container itself sees, its volumes included
+            inside.write_files(f"/proc/{made.pid}/root", files, lambda: pid.is_alive(made.pid, made.pid_started))
+        else:
+            inside.write_files(str(self._roots.rootfs(instance_id)), files)
 
     def _exec(self, instance_id: str, spec: ExecSpec, pidfile: str = "") -> list[str]:
         made, folder = self._known(instance_id), self._folder(instance_id)

@@ -9,7 +9,7 @@ import os
 import posixpath
 import secrets
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from isoform.errors import StepFailed
 from isoform.model import File
@@ -30,14 +30,22 @@ def open_in_root(root: int, path: str, flags: int) -> int:
     return fd
 
 
-def write_files(root: str, files: Iterable[File]) -> None:
+def write_files(root: str, files: Iterable[File], is_it: Callable[[], bool] = lambda: True) -> None:
     """Lay `files` into the tree at `root`, each in one stroke: a reader sees the old one or the new one, whole.
 
     A symbolic link at the file's own place is replaced, one on the way to it is followed within `root`.
+
+    Args:
+        is_it: asked once `root` is open, which may have become another's meanwhile: /proc/PID/root, say.
     Raises: StepFailed.
     """
-    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StepFailed("the function's root is gone", why=f"{root}: {error.strerror}") from error
+    try:
+        if not is_it():
+            raise StepFailed("the function's root is gone", why="it ended just now")
         for file in files:
             try:
                 _write(top, file)
@@ -77,7 +85,12 @@ def _folder(top: int, path: str) -> Iterator[int]:
                 os.mkdir(name, 0o755, dir_fd=above)
             except FileExistsError as error:  # a symbolic link that leads nowhere
                 raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from error
-            os.chmod(name, 0o755, dir_fd=above)
+            # What has that name by now need not be what we made: only what was opened, and is no link, is changed.
+            made = open_in_root(above, name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                os.fchmod(made, 0o755)  # whatever our umask is
+            finally:
+                os.close(made)
         fd = open_in_root(top, path, flags)
     try:
         yield fd
