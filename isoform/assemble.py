@@ -40,7 +40,7 @@ class Assembly:
     images: Images
     journal: Journal
     engine: Engine
-    _parsed: dict[tuple[Path, tuple[str, ...]], Parsed] = field(default_factory=dict)
+    _parsed: dict[tuple[Path, bytes, tuple[str, ...]], Parsed] = field(default_factory=dict)
 
     async def up(
         self,
@@ -76,10 +76,11 @@ class Assembly:
 
     def _parse(self, path: Path, overrides: Sequence[str]) -> Parsed:
         from isoform.engine.resolve import read_descriptor
+        from isoform.model.descriptor import parse
 
-        key = (path, tuple(overrides))
+        key = (path, read_descriptor(path), tuple(overrides))
         if key not in self._parsed:
-            self._parsed[key] = read_descriptor(path, os.environ, overrides)
+            self._parsed[key] = parse(key[1], str(path), os.environ, overrides)
         return self._parsed[key]
 
 
@@ -91,12 +92,14 @@ def home_of(path: Path | None) -> Home:
 def assemble(path: Path | None = None) -> Assembly:
     """Put isoform together for a home; the host is probed if that was not done yet. Not for use in an event loop."""
     home = home_of(path)
+    home.make()
     return build(home, asyncio.run(probe(home)))
 
 
 async def assembled(path: Path | None = None) -> Assembly:
     """Do what `assemble` does, in an event loop."""
     home = home_of(path)
+    home.make()
     return build(home, await probe(home))
 
 

@@ -96,6 +96,9 @@ def down(
         float,
         typer.Option("--timeout", metavar="SECONDS", min=0, help="How long a function may take to end by itself."),
     ] = 5.0,
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="Delete also the volumes that its file says to keep, and what is in them.")
+    ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -105,7 +108,9 @@ def down(
     hidden = session.quiet or as_json
     with shown(hidden=hidden, plain=session.debug, heading=f"{name}: going down") as (progress, stop):
         try:
-            outcome = run(assembly.engine.down(name, dry_run=dry_run, grace_s=timeout, progress=progress), stop)
+            outcome = run(
+                assembly.engine.down(name, dry_run=dry_run, grace_s=timeout, volumes=volumes, progress=progress), stop
+            )
         except Interrupted as cut:
             stop()
             cut.left = _left(assembly, name, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from isoform.engine.desired import Desired
@@ -14,12 +15,15 @@ from isoform.units import format_bytes
 _LEAST_DISK_BYTES = 64 << 20  # below this not even logs and sockets are sure to fit
 
 
-def check_capacity(desired: Desired, world: World, disk: Path) -> None:
+def check_capacity(desired: Desired, world: World, disk: Path, reserving: Collection[str]) -> None:
     """Refuse a service whose new machines need more memory than is free, or a disk that is full.
 
+    Args:
+        disk: a folder on the disk in question.
+        reserving: names of the forms that set their memory aside.
     Raises: HostLacks with the numbers.
     """
-    machines = _new_machines(desired, world)
+    machines = _new_machines(desired, world, reserving)
     wanted = sum(machine.size.memory_bytes for machine in machines.values())
     available = _available_bytes(Path("/proc/meminfo").read_text())
     if wanted > available:
@@ -46,11 +50,12 @@ def check_capacity(desired: Desired, world: World, disk: Path) -> None:
         )
 
 
-def _new_machines(desired: Desired, world: World) -> dict[str, Instance]:
+def _new_machines(desired: Desired, world: World, reserving: Collection[str]) -> dict[str, Instance]:
     """Return the virtual machines that are wanted and do not run yet, by id."""
     found: dict[str, Instance] = {}
     for wish in desired.wishes:
-        if wish.instance.form == "container" or wish.id in world.instances:
+        seen = world.instances.get(wish.id, ())
+        if wish.instance.form not in reserving or any(each.observation.state == "running" for each in seen):
             continue
         found[wish.attached_as.id] = wish.attached_as
     return found

@@ -53,7 +53,7 @@ def choose(label: str, asked: str, need: Need, forms: Sequence[Form], lacks: Map
 
 def _against(form: Form, need: Need) -> str:
     """Say why a form does not suit a function's needs; "" if it does."""
-    if need.shares_machine and form.name != "container-in-vm":
+    if need.shares_machine and not form.in_machine:
         return "it shares a VM with others"
     if not form.own_kernel:
         if need.own_kernel:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,15 +39,22 @@ class Engine:
         return await self._changer().up(service, resolve, source, dry_run, progress)
 
     async def down(
-        self, service: str, *, dry_run: bool = False, grace_s: float = 5.0, progress: Progress = silent
+        self,
+        service: str,
+        *,
+        dry_run: bool = False,
+        grace_s: float = 5.0,
+        volumes: bool = False,
+        progress: Progress = silent,
     ) -> Outcome:
         """Take the service down: nothing of it stays but volumes that the descriptor keeps.
 
         Args:
             grace_s: how long a function may take to end by itself, seconds.
+            volumes: delete these volumes too.
         Raises: NotFound if there is no such service, nor anything left of one.
         """
-        return await self._changer().down(service, dry_run, grace_s, progress)
+        return await self._changer().down(service, dry_run, grace_s, volumes, progress)
 
     def _changer(self) -> Changer:
         from isoform.engine.change import Changer  # imported here: who only looks pays nothing for it
@@ -64,9 +70,7 @@ class Engine:
         if service and not rows and service not in self._journal.services():
             raise NotFound(f"there is no service {service}", fix="isoform ps shows the services that there are")
         seen = await asyncio.gather(*(self._infra.forms[row.form].observe(row.id) for row in rows.values()))
-        count = Counter((row.service, row.function) for row in rows.values())
-        return [status(row, one, alone=count[row.service, row.function] == 1)
-                for row, one in zip(rows.values(), seen, strict=True)]
+        return [status(row, one) for row, one in zip(rows.values(), seen, strict=True)]
 
     async def exec_argv(self, service: str, function: str, replica: int, spec: ExecSpec) -> list[str]:
         """Return the host command that runs `spec` inside an instance, with the caller's stdin, stdout and terminal.

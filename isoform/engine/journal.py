@@ -124,8 +124,17 @@ class Journal:
     def finish(self, operation: int, state: str, error: str = "") -> None:
         """Note how an operation ended."""
         self._db.execute(
-            "UPDATE operations SET state = ?, ended_at = ?, error = ? WHERE id = ?",
-            (state, self._clock(), error, operation),
+            "UPDATE operations SET state = ?, ended_at = ?, error = ?,"
+            " desired = CASE WHEN ? = 'FAILED_TEMP' THEN desired ELSE '' END WHERE id = ?",
+            (state, self._clock(), error, state, operation),
+        )
+
+    def settle(self, service: str) -> None:
+        """Note that what an operation was cut off from is done: there is nothing left to do."""
+        self._db.execute(
+            "UPDATE operations SET state = 'COMPLETED', ended_at = ?, desired = '' WHERE service = ?"
+            " AND state IN ('PROCESSING', 'FAILED_TEMP') AND id = (SELECT max(id) FROM operations WHERE service = ?)",
+            (self._clock(), service, service),
         )
 
     def note(self, operation: int, step: str, state: str) -> None:

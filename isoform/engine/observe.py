@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from isoform.engine.infrastructure import Infrastructure
+from isoform.engine.infrastructure import KEEP, Infrastructure
 from isoform.engine.journal import Journal, Row
 from isoform.model import Link, Observation
 
@@ -28,7 +28,10 @@ class World:
     attached: Mapping[str, str] = field(default_factory=dict)  # instance id -> kind of its attachments
     instances: Mapping[str, tuple[Seen, ...]] = field(default_factory=dict)  # by id; two forms only after a crash
     rows: Mapping[str, Row] = field(default_factory=dict)
-    volumes: frozenset[str] = frozenset()
+    volumes: frozenset[str] = frozenset()  # image files: "data.0.img"
+    kept: frozenset[str] = frozenset()  # names of the volumes that outlive the service
+    ports: Mapping[str, int] = field(default_factory=dict)  # instance id -> how many of its ports are there at all
+    sound: frozenset[str] | None = None  # whose ports are all as wanted; None: of all that have any
 
 
 async def observe(service: str, infra: Infrastructure, journal: Journal) -> World:
@@ -41,13 +44,15 @@ async def observe(service: str, infra: Infrastructure, journal: Journal) -> Worl
         ids = sorted(one for one in await form.known() if one.startswith(mine))
         for one, observation in zip(ids, await asyncio.gather(*(form.observe(one) for one in ids)), strict=True):
             seen[one] = (*seen.get(one, ()), Seen(one, name, observation))
-    folder = infra.volumes / service
+    files = infra.volume_files(service)
     return World(
         links={one: link for one, link in fabric.links.items() if one.startswith(mine)},
         attached={one: kind for one, kind in fabric.attached.items() if one.startswith(mine)},
         instances=seen,
         rows=journal.rows(service),
-        volumes=frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset(),
+        volumes=frozenset(name for name in files if name.endswith(".img")),
+        kept=frozenset(name.removesuffix(KEEP) for name in files if name.endswith(KEEP)),
+        ports={one: len(ports) for one, ports in fabric.ports.items()},
     )
 
 

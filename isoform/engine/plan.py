@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from isoform.engine.desired import Desired, Wish
@@ -61,32 +61,49 @@ class _Draft:
         return Plan(tuple(self.steps.values()), known, tuple(self.changes), unchanged)
 
 
-def plan(desired: Desired, world: World, kinds: dict[str, str]) -> Plan:
+def plan(desired: Desired, world: World, kinds: Mapping[str, str], prove_running: bool = True) -> Plan:
     """Return the steps from `world` to `desired`.
 
     Args:
         kinds: the kind of attachment ("netns", "tap") that each form is handed, by form name.
+        prove_running: ask also instances that run already, and were never seen ready, for their proof.
     """
     draft = _Draft()
     wishes = {wish.id: wish for wish in desired.wishes}
-    fit = {wish.id for wish in desired.wishes if _fits(wish, world)}
+    fit = {wish.id for wish in desired.wishes if _fits(wish, world, kinds)}
     removed = _removals(draft, wishes, fit, world)
     changed_links = _links(draft, desired, world)
-    unchanged = sum(_instance(draft, wish, wish.id in fit, world, removed, kinds) for wish in desired.wishes)
+    unchanged = 0
+    for wish in desired.wishes:
+        if wish.id in fit:
+            unchanged += _mend(draft, wish, world, kinds, prove_running)
+        else:
+            _make(draft, wish, world, removed, kinds)
     _goodbyes(draft, desired, world, wishes, removed)
     return draft.plan(unchanged + len(desired.links) - changed_links)
 
 
-def _fits(wish: Wish, world: World) -> bool:
-    """Whether what runs (or is made) is exactly what is wanted."""
+def _fits(wish: Wish, world: World, kinds: Mapping[str, str]) -> bool:
+    """Whether what runs (or is made) is what is wanted, or can be made so while it runs."""
     seen = world.instances.get(wish.id, ())
     return (
         len(seen) == 1
         and seen[0].form == wish.instance.form
         and seen[0].observation.state in ("running", "created")
         and seen[0].observation.fingerprint == fingerprint(wish.instance)
-        and wish.attached_as.id in (wish.id if not wish.instance.ports else "", *world.attached)
+        and (_is_sound(wish, world) or _is_mendable(wish, world, kinds))
     )
+
+
+def _is_sound(wish: Wish, world: World) -> bool:
+    holder = wish.attached_as
+    return not holder.ports or holder.id in (world.attached if world.sound is None else world.sound)
+
+
+def _is_mendable(wish: Wish, world: World, kinds: Mapping[str, str]) -> bool:
+    """A namespace takes new ports while its container runs; QEMU holds on to the taps that it was started with."""
+    holder = wish.attached_as
+    return kinds[wish.instance.form] == "netns" or world.ports.get(holder.id, 0) == len(holder.ports)
 
 
 def _removals(draft: _Draft, wishes: dict[str, Wish], fit: set[str], world: World) -> dict[str, list[str]]:
@@ -116,36 +133,45 @@ def _links(draft: _Draft, desired: Desired, world: World) -> int:
     return changed
 
 
-def _instance(
-    draft: _Draft, wish: Wish, fits: bool, world: World, removed: dict[str, list[str]], kinds: dict[str, str]
-) -> int:
-    """Plan one instance; return 1 if nothing about it changes, else 0."""
-    row, seen = world.rows.get(wish.id), world.instances.get(wish.id, ())
-    prove = Prove(wish)
-    start_needs = {f"prove {other}" for other in wish.after}
-    if fits:
-        untold = row is None or row.hosts != wish.hosts
-        running = seen[0].observation.state == "running" and is_ready(row, seen[0].observation)
-        if not running:
-            started = draft.add(Start(wish), start_needs)
-            draft.add(prove, [started])
-        if untold:
-            draft.add(Tell(wish), [f"start {wish.id}"])
-        if running and not untold:
-            return 1
-        text = "told its neighbours' names" if running else "finished starting"
-        draft.changes.append(Change("~", wish.instance.label, f"{wish.instance.form}  {text}"))
-        return 0
+def _mend(draft: _Draft, wish: Wish, world: World, kinds: Mapping[str, str], prove_running: bool) -> int:
+    """Plan what an instance lacks that is as wanted otherwise; return 1 if that is nothing, else 0."""
+    row, observation = world.rows.get(wish.id), world.instances[wish.id][0].observation
+    done: list[str] = []
+    if not _is_sound(wish, world):
+        draft.add(Attach(wish.attached_as, kinds[wish.instance.form]), _link_steps(wish))
+        done.append("ports repaired")
+    if observation.state == "created" or (not is_ready(row, observation) and prove_running):
+        started = draft.add(Start(wish), [f"attach {wish.attached_as.id}", *(f"prove {one}" for one in wish.after)])
+        draft.add(Prove(wish), [started])
+        done.append("finished starting")
+    if row is None or row.hosts != wish.hosts:
+        draft.add(Tell(wish), [f"start {wish.id}"])
+        done.append("told its neighbours' names")
+    if done:
+        draft.changes.append(Change("~", wish.instance.label, f"{wish.instance.form}  {', '.join(done)}"))
+    return int(not done)
+
+
+def _make(
+    draft: _Draft, wish: Wish, world: World, removed: dict[str, list[str]], kinds: Mapping[str, str]
+) -> None:
+    """Plan an instance anew."""
+    holder = wish.attached_as
     # A member of a machine is made anew only once all that was in the machine is gone.
-    company = (wish.id, wish.attached_as.id, *wish.attached_as.members)
-    gone = [step for one in company for step in removed.get(one, ())]
-    attach = [*gone, *(f"add-link {wish.instance.service}.{port.link}" for port in wish.attached_as.ports)]
-    attached = draft.add(Attach(wish.attached_as, kinds[wish.instance.form]), attach)
+    gone = [step for one in (wish.id, holder.id, *holder.members) for step in removed.get(one, ())]
+    before = [*gone, *_link_steps(wish)]
+    if holder.id in world.attached:
+        # What an earlier life did in its namespace (rules, settings, addresses) is no part of this one.
+        before.append(draft.add(Detach(holder.id), gone))
+    attached = draft.add(Attach(holder, kinds[wish.instance.form]), before)
     created = draft.add(Create(wish), [attached, *gone])
-    started = draft.add(Start(wish), [created, *start_needs])
-    draft.add(prove, [started])
-    draft.changes.append(_change(wish, seen))
-    return 0
+    started = draft.add(Start(wish), [created, *(f"prove {one}" for one in wish.after)])
+    draft.add(Prove(wish), [started])
+    draft.changes.append(_change(wish, world.instances.get(wish.id, ())))
+
+
+def _link_steps(wish: Wish) -> list[str]:
+    return [f"add-link {wish.instance.service}.{port.link}" for port in wish.attached_as.ports]
 
 
 def _change(wish: Wish, seen: tuple[Seen, ...]) -> Change:
@@ -173,15 +199,17 @@ def _goodbyes(
         for one in sorted(world.attached)
         if one not in wanted
     ]
+    # What cannot be brought back goes last: a change that fails is undone, and then it is still there.
+    proofs = [f"prove {one}" for one in wishes]
     for link in sorted(set(world.links) - {link.id for link in desired.links}):
         draft.add(RemoveLink(link), detached)
         draft.changes.append(Change("-", f"link {link.split('.')[1]}", "removed"))
     used = {mount.source.rsplit("/", 1)[-1] for wish in wishes.values() for mount in wish.instance.mounts}
-    for volume in sorted(world.volumes - used):
-        name = volume.removesuffix(".img")
-        if name not in desired.kept_volumes:
-            draft.add(DropVolume(desired.service, volume), all_gone)
-            draft.changes.append(Change("-", f"volume {name}", "deleted"))
+    for file in sorted(world.volumes - used):
+        name, replica = file.split(".")[:2]
+        if name not in world.kept | set(desired.kept_volumes):
+            draft.add(DropVolume(desired.service, file), [*all_gone, *proofs])
+            draft.changes.append(Change("-", f"volume {name}" + (f"-{replica}" if replica != "0" else ""), "deleted"))
 
 
 def is_machine(instance_id: str) -> bool:

@@ -44,7 +44,10 @@ async def wait_until_ready(wish: Wish, infra: Infrastructure) -> int:
     try:
         await asyncio.wait((watch, proof), return_when=asyncio.FIRST_COMPLETED)
         if proof.done() and proof.result():
-            return (await infra.form_of(wish.instance).observe(wish.id)).pid
+            seen = await infra.form_of(wish.instance).observe(wish.id)
+            if seen.state == "running":
+                return seen.pid
+            raise await _ended(wish, infra, seen)
         if watch.done():
             raise await _ended(wish, infra, watch.result())
         raise await _late(wish, infra)

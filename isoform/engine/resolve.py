@@ -16,7 +16,7 @@ from isoform.forms.form import Form
 from isoform.images import Images
 from isoform.model import File, Image, Instance, Lack, Link, Mount, Port, Process, Progress, Route, Size
 from isoform.model.addresses import plan_hosts, plan_links, plan_ports
-from isoform.model.descriptor import FunctionSpec, Parsed, ReadySpec, ServiceSpec, parse, with_forms
+from isoform.model.descriptor import FunctionSpec, Parsed, ReadySpec, ServiceSpec, with_forms
 from isoform.units import format_bytes
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -52,7 +52,7 @@ class Resolver:
             for name, function in spec.functions.items()
             for replica in range(function.replicas)
         ]
-        machines = _machines(spec, made)
+        machines = _machines(spec, [one for one in made if self.forms[one.form].in_machine])
         wishes = tuple(
             Wish(
                 replace(one, machine=machines.get(one.id)),
@@ -116,7 +116,7 @@ class Resolver:
         hosts: Sequence[tuple[str, str]],
     ) -> Instance:
         function = spec.functions[name]
-        hostname = f"{name}-{replica}" if function.replicas > 1 else name
+        hostname = f"{name}-{replica}" if replica else name  # that of the first stays when others come and go
         return Instance(
             id=f"{spec.service}.{name}.{replica}",
             service=spec.service,
@@ -132,7 +132,7 @@ class Resolver:
             hosts=tuple(hosts),
             files=self._files(name, function),
             mounts=tuple(
-                self._mount(spec, use.volume, replica if function.replicas > 1 else None, use.path, use.read_only)
+                self._mount(spec, use.volume, replica, use.path, use.read_only)
                 for use in function.volumes
             ),
             sysctls=tuple(sorted(function.sysctls.items())),
@@ -177,9 +177,9 @@ class Resolver:
             why = str(error.strerror)
             raise DescriptorError(f"{place}: cannot read {file}", why=why, fix="mend the path") from error
 
-    def _mount(self, spec: ServiceSpec, volume: str, replica: int | None, path: str, read_only: bool) -> Mount:
-        name = volume if replica is None else f"{volume}-{replica}"
-        source = self.volumes / spec.service / f"{name}.img"
+    def _mount(self, spec: ServiceSpec, volume: str, replica: int, path: str, read_only: bool) -> Mount:
+        # Numbered always: the first replica keeps its own when others come.
+        source = self.volumes / spec.service / f"{volume}.{replica}.img"
         return Mount(volume, path, str(source), spec.volumes[volume].size_bytes, read_only)
 
 
@@ -199,14 +199,13 @@ def _in_use(links: Sequence[Link], instances: Sequence[Instance]) -> list[Link]:
     return [link for link in links if link.name in used]
 
 
-def _machines(spec: ServiceSpec, instances: Sequence[Instance]) -> dict[str, Instance]:
-    """Return the machine of each instance that is a container in a VM, by the instance's id."""
+def _machines(spec: ServiceSpec, inside: Sequence[Instance]) -> dict[str, Instance]:
+    """Return the machine that each of the instances lives in, by the instance's id."""
     members: dict[str, list[Instance]] = {}
-    for one in instances:
-        if one.form == "container-in-vm":
-            group = spec.functions[one.function].vm
-            members.setdefault(f"{one.service}.{group or one.function}.{one.replica}.vm", []).append(one)
-    return {one.id: _machine(name, inside) for name, inside in members.items() for one in inside}
+    for one in inside:
+        group = spec.functions[one.function].vm
+        members.setdefault(f"{one.service}.{group or one.function}.{one.replica}.vm", []).append(one)
+    return {one.id: _machine(name, company) for name, company in members.items() for one in company}
 
 
 def _machine(name: str, inside: Sequence[Instance]) -> Instance:
@@ -228,18 +227,26 @@ def _machine(name: str, inside: Sequence[Instance]) -> Instance:
             sum(one.size.memory_bytes for one in inside) + _MACHINE_OVERHEAD_BYTES,
         ),
         ports=tuple(replace(port, interface=f"eth{index}") for index, port in enumerate(ports)),
-        mounts=tuple(mount for one in inside for mount in one.mounts),
+        mounts=_disks(inside),
         members=tuple(one.id for one in inside),
         carries=tuple(images.values()),
     )
 
 
-def read_descriptor(path: Path, variables: Mapping[str, str], overrides: Sequence[str]) -> Parsed:
-    """Read and check the descriptor at `path`. Raises: DescriptorError with the place of what is wrong."""
+def read_descriptor(path: Path) -> bytes:
+    """Return the text of the descriptor at `path`. Raises: DescriptorError."""
     try:
-        text = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DescriptorError(
             f"cannot read {path}", why=str(error.strerror), fix="name the service's file, for example service.yaml"
         ) from error
-    return parse(text, str(path), variables, overrides)
+
+
+def _disks(inside: Sequence[Instance]) -> tuple[Mount, ...]:
+    """Return the volumes of a machine's members, each once, to be written if any of them writes."""
+    found: dict[str, Mount] = {}
+    for mount in (mount for one in inside for mount in one.mounts):
+        before = found.get(mount.source, mount)
+        found[mount.source] = replace(before, read_only=before.read_only and mount.read_only)
+    return tuple(found.values())

@@ -33,19 +33,15 @@ class Status:
     reason: str
 
 
-def status(row: Row, seen: Observation, alone: bool) -> Status:
-    """Return what to show of an instance that is remembered as `row` and seen as `seen`.
-
-    Args:
-        alone: it is its function's only instance, and needs no number.
-    """
+def status(row: Row, seen: Observation) -> Status:
+    """Return what to show of an instance that is remembered as `row` and seen as `seen`."""
     ready = is_ready(row, seen)
     v4: dict[str, str] = {}
     v6: dict[str, str] = {}
     for port in row.ports:
         for address in port.addresses:
             (v6 if ":" in address else v4).setdefault(port.link, address.split("/")[0])
-    number = "" if alone else f"-{row.replica}"
+    number = f"-{row.replica}" if row.replica else ""
     return Status(
         service=row.service,
         function=row.function,

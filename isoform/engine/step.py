@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -129,7 +128,7 @@ class Detach:
         return f"detach {self.instance}"
 
     async def done(self, context: Context) -> bool:
-        return self.instance not in (await context.infra.fabric.observe()).attached
+        return not context.infra.fabric.has_ports(self.instance)
 
     async def act(self, context: Context) -> None:
         await context.infra.fabric.detach(self.instance)
@@ -154,8 +153,8 @@ class Create:
         context.progress(instance.label, f"creating {instance.form}")
         form = context.infra.form_of(instance)
         began = time.monotonic()
+        context.journal.was_created(instance.id, self.wish.hosts)  # first: what proved an earlier one proves nothing
         await form.create(instance, context.infra.fabric.attachments(self.wish.attached_as, form.attaches))
-        context.journal.was_created(instance.id, self.wish.hosts)
         context.made_in_s[instance.id] = time.monotonic() - began
 
 
@@ -217,8 +216,9 @@ class Tell:
 
     async def act(self, context: Context) -> None:
         instance = self.wish.instance
-        hosts = File("/etc/hosts", hosts_file(instance).encode())
-        await context.infra.form_of(instance).put(instance.id, [hosts])
+        if all(file.path != "/etc/hosts" for file in instance.files):  # else the user's own file stands
+            hosts = File("/etc/hosts", hosts_file(instance).encode())
+            await context.infra.form_of(instance).put(instance.id, [hosts])
         context.journal.told_hosts(instance.id, self.wish.hosts)
 
 
@@ -271,6 +271,5 @@ class DropVolume:
     async def act(self, context: Context) -> None:
         folder = context.infra.volumes / self.service
         (folder / self.volume).unlink(missing_ok=True)
-        if not any(folder.iterdir()):
-            shutil.rmtree(folder)
-
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

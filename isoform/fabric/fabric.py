@@ -58,6 +58,15 @@ class Fabric:
         """Whether all ports of `instance` are there as wanted, and none beside them."""
         return self._ports(instance, kind).are_attached()
 
+    def has_ports(self, instance_id: str) -> bool:
+        """Whether anything of an instance's ports is there: a device in the fabric, or a namespace of its own."""
+        if netns.exists(self._home.netns(instance_id)):
+            return True
+        if not netns.exists(self._netns):
+            return False
+        with Netlink(self._netns) as netlink:
+            return bool(state.look(netlink, self._mark, instance_id).ports)
+
     async def observe(self) -> FabricState:
         """Return all links and ports of the home."""
         prefix = f"{self._netns}-"

@@ -23,7 +23,7 @@ from isoform.forms.forms import FORM, form_in
 from isoform.forms.oci import bundle, capability, commands, log, root, seccomp
 from isoform.forms.oci.commands import Runtime, Supervised
 from isoform.forms.oci.supervise import supervise
-from isoform.forms.volume import ensure_volume
+from isoform.forms.volume import check_volume, ensure_volume
 from isoform.host import Home, Result, attempt, cgroup, netns, pid
 from isoform.host import facts as host_facts
 from isoform.host.facts import Facts
@@ -126,7 +126,9 @@ class Container:
         (folder / FORM).write_text(self.name)
         namespace = self._namespace(instance, ports)
         for volume in instance.mounts:
-            await ensure_volume(volume, host.tools.get("mkfs.ext4") or "mkfs.ext4")
+            mkfs = host.tools.get("mkfs.ext4") or "mkfs.ext4"
+            await ensure_volume(volume, mkfs)
+            await check_volume(volume, mkfs)
         self._roots.make(instance.id, instance.image, host.erofs)
         volumes = self._roots.mount_volumes(instance.id, instance.mounts)
         inside.write_files(str(folder / "rootfs"), [*names.own_files(instance), *instance.files])

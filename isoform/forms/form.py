@@ -20,7 +20,8 @@ class Form(Protocol):
     live: frozenset[str]  # what may change while it runs, of "cpu", "memory", "ports"
     attaches: str  # the kind of attachment that it is handed: "netns" or "tap"
     weight: int  # 1 is the lightest; `form: auto` takes the lightest that fits
-    own_kernel: bool  # whether the function runs on a kernel of its own
+    own_kernel: bool  # whether the function runs on a kernel of its own, whose memory is then set aside for it
+    in_machine: bool  # whether its instances live in machines, which several of them may share
     least_memory_bytes: int  # below this an instance of this form cannot start
 
     async def missing(self) -> list[Lack]:

@@ -58,6 +58,7 @@ class Nested:
     attaches = "tap"
     weight = 4
     own_kernel = True
+    in_machine = True
     least_memory_bytes = container.Container.least_memory_bytes
 
     def __init__(self, vm: Vm, home: Home, facts: Facts) -> None:

@@ -53,6 +53,7 @@ class Vm:
     attaches = "tap"
     weight = 3
     own_kernel = True
+    in_machine = False
     least_memory_bytes = 96 << 20
 
     def __init__(self, home: Home, facts: Facts, guest: Guest) -> None:

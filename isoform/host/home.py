@@ -15,7 +15,7 @@ class Home:
     """Paths and names of one home. Two homes do not see each other."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
+        self.path = path.resolve()  # one home, one mark, by whatever name it is called
         if len(str(self.path)) > LONGEST_HOME:
             raise HostLacks(
                 f"home folder {self.path} has too long a path",
@@ -23,6 +23,22 @@ class Home:
                 fix="set ISOFORM_HOME to a shorter path",
             )
         self.mark = "isoform-" + hashlib.sha256(str(self.path).encode()).hexdigest()[:6]
+
+    def make(self) -> None:
+        """Make the home's folder, open to its owner alone: roots of functions and their secrets are below it.
+
+        Raises: HostLacks if it cannot be made.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.path.stat().st_mode & 0o077:
+                self.path.chmod(0o700)
+        except OSError as error:
+            raise HostLacks(
+                f"the home folder {self.path} cannot be made",
+                why=str(error.strerror),
+                fix="run as root (sudo isoform …), or name a folder of your own in ISOFORM_HOME",
+            ) from error
 
     @property
     def instances(self) -> Path:

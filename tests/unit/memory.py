@@ -50,6 +50,7 @@ class MemoryForm:
 
     def __init__(self, name: str, world: MemoryWorld, attaches: str = "netns", weight: int = 1) -> None:
         self.name, self.attaches, self.weight, self.own_kernel = name, attaches, weight, attaches == "tap"
+        self.in_machine = name == "container-in-vm"
         self._world = world
 
     async def missing(self) -> list[Lack]:
@@ -125,6 +126,7 @@ class MemoryForm:
 class MemoryState:
     links: dict[str, Link]
     attached: dict[str, str]
+    ports: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class MemoryFabric:
@@ -156,6 +158,9 @@ class MemoryFabric:
 
     def is_attached(self, instance: Instance, kind: str) -> bool:
         return not instance.ports or self._world.attached.get(instance.id) == kind
+
+    def has_ports(self, instance_id: str) -> bool:
+        return instance_id in self._world.attached
 
     async def observe(self) -> MemoryState:
         return MemoryState(dict(self._world.links), dict(self._world.attached))
