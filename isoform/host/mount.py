@@ -122,9 +122,10 @@ def mount_ext4_loop(path: str, target: str, read_only: bool = False) -> None:
     """
     if not is_mounted(target):
         with loop_device(path, read_only=False) as device:
-            mount(device, target, "ext4", NODEV)
+            # whatever its superblock, which a guest may have written, wants: errors=panic would end this host
+            mount(device, target, "ext4", NODEV | NOSUID, "errors=remount-ro")
     if read_only:  # of this place alone: the file system below may be in use for writing elsewhere
-        mount("", target, "", BIND | REMOUNT | RDONLY | NODEV)
+        mount("", target, "", BIND | REMOUNT | RDONLY | NODEV | NOSUID)
 
 
 @contextlib.contextmanager
