@@ -22,6 +22,7 @@ from isoform.model import Progress, silent
 
 if TYPE_CHECKING:
     from isoform.engine.change import Outcome
+    from isoform.images.listing import PruneReport
     from isoform.model.descriptor import Parsed
 
 DEFAULT_HOME = "/var/lib/isoform"
@@ -69,6 +70,13 @@ class Assembly:
     def service_of(self, path: Path, overrides: Sequence[str] = ()) -> str:
         """Return the name of the service that the descriptor at `path` declares. Raises: DescriptorError."""
         return self._parse(path, overrides).spec.service
+
+    async def prune_images(self, every: bool) -> PruneReport:
+        """Remove what no image needs, as `Images.prune` does. Raises: WrongState while a service is being changed."""
+        from isoform.engine.lock import one_writer
+
+        with one_writer(self.home.path / "lock", "image prune"):  # an `up` may just be about to use a layer
+            return await self.images.prune(self.layers_in_use(), every)
 
     def layers_in_use(self) -> frozenset[str]:
         """Return the digests of the layers that instances of this home use."""

@@ -183,7 +183,7 @@ def prune(
 ) -> None:
     """Free the disk of what no image and no instance needs."""
     assembly = session.assembly()
-    report = run(assembly.images.prune(assembly.layers_in_use(), every))
+    report = run(assembly.prune_images(every))
     if as_json:
         emit_json(asdict(report))
         return
