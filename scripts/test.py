@@ -26,9 +26,10 @@ STAGES: dict[str, tuple[str, ...]] = {
     "ruff": (sys.executable, "-m", "ruff", "check", "."),
     "mypy": (sys.executable, "-m", "mypy"),
     "unit": (*PYTEST, "-n", "2", "tests/unit", "tests/golden"),
-    "kernel": (*PYTEST, "tests/kernel"),
-    "conformance": (*PYTEST, "tests/conformance"),
-    "guest": (*PYTEST, "tests/guest"),
+    # Homes are separate, so tests run side by side; what shares a guest goes to one worker, as one group.
+    "kernel": (*PYTEST, "-n", "2", "tests/kernel"),
+    "conformance": (*PYTEST, "-n", "2", "--dist", "loadgroup", "tests/conformance"),
+    "guest": (*PYTEST, "-n", "2", "tests/guest"),
 }
 GROUPS = {"lint": ("ruff", "mypy")}
 
