@@ -158,11 +158,13 @@ async def until(holds: Callable[[], Awaitable[bool]], deadline_s: float = 60) ->
         await asyncio.sleep(0.05)
 
 
-async def form_of(name: str, home: Home, facts: Facts) -> Form:
+async def form_of(name: str, home: Home) -> tuple[Form, Facts]:
     if name == "container":
-        return Container(home, facts)
-    vm = await vm_form(home)
-    return vm if name == "vm" else Nested(vm, home, facts)
+        facts = await probe(home)
+        return Container(home, facts), facts
+    vm = await vm_form(home)  # first: it brings along what other tests have found out about this host
+    facts = await probe(home)
+    return vm if name == "vm" else Nested(vm, home, facts), facts
 
 
 @asynccontextmanager
@@ -171,8 +173,8 @@ async def lab(name: str) -> AsyncIterator[Lab]:
     home = Home(Path(tempfile.mkdtemp(prefix="iso-", dir="/tmp")))
     fabric = Fabric(home)
     try:
-        facts = await probe(home)
-        one = Lab(home, facts, await form_of(name, home, facts), fabric, await busybox_image(home))
+        form, facts = await form_of(name, home)
+        one = Lab(home, facts, form, fabric, await busybox_image(home))
         await fabric.add_link(LINK)
         try:
             yield one
