@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -26,9 +27,12 @@ from isoform.host import Home, Result
 from isoform.host.facts import Facts
 from isoform.model import Attachment, ExecSpec, File, Instance, Lack, LogLine, Observation, Size, fingerprint
 
+logger = logging.getLogger(__name__)
 _MACHINE = "machine.json"  # the file in an instance's folder that says where it is
 _CREATE_S, _VERB_S = 120.0, 60.0  # deadlines inside a guest, which without KVM is slow on a busy host
 _HALT_S = 10.0  # for a machine to write back its volumes
+_ANSWER_S, _AGAIN_S = 15.0, 2.0  # after which a guest counts as hung, and for one that did before
+_DIRTY = "dirty"  # in a machine's folder: something may be left in it that its guest did not remove
 _LOOK_S, _LISTEN_S = 0.05, 0.01
 _COMPILER = "guest"  # of system call filters
 
@@ -161,6 +165,10 @@ class Nested:
             await self._vm.delete(machine.id)
         if seen.state in ("absent", "stopped"):
             return True
+        if (self._folder(machine.id) / _DIRTY).exists():
+            raise WrongState(f"{machine.label} cannot take in another container",
+                             why="its guest did not answer when one was to be removed, which may still run in it",
+                             fix="take all of its members down, then bring them up again")
         for other in machine.members:
             place = _read(self._folder(other) / _MACHINE)
             if place is not None and place["fingerprint"] != fingerprint(machine):
@@ -241,13 +249,17 @@ class Nested:
         made, seen = self._made(instance_id), await self.observe(instance_id)
         if made is None or seen.state not in ("created", "running"):
             return
-        if seen.state == "running" and grace_s > 0:
-            number = container.signal_number(made.stop_signal)
-            await self._in_guest(made.machine, guest.signal(instance_id, number))
-            if await self._ended(instance_id, grace_s):
-                return
-        await self._in_guest(made.machine, guest.kill(instance_id))
-        if not await self._ended(instance_id, _VERB_S):
+        try:
+            if seen.state == "running" and grace_s > 0:
+                number = container.signal_number(made.stop_signal)
+                await self._in_guest(made.machine, guest.signal(instance_id, number), deadline_s=_ANSWER_S)
+                if await self._ended(instance_id, grace_s):
+                    return
+            await self._in_guest(made.machine, guest.kill(instance_id), deadline_s=_ANSWER_S)
+        except StepFailed as error:
+            raise StepFailed(f"{made.label} could not be stopped", why="the guest of its machine does not answer",
+                             fix="take it down: that needs no answer") from error
+        if not await self._ended(instance_id, _ANSWER_S):
             raise StepFailed(f"{made.label} does not end", why="its processes were killed, and its guest says nothing")
 
     async def _ended(self, instance_id: str, deadline_s: float) -> bool:
@@ -279,10 +291,22 @@ class Nested:
                     await self._vm.stop(machine_id, _HALT_S)  # its volumes are written back
                 await self._vm.delete(machine_id)
             elif (await self._vm.observe(machine_id)).state == "running":
-                result = await self._in_guest(machine_id, guest.remove(instance_id))
-                if result.code != 0:
-                    raise StepFailed(f"{instance_id} could not be removed from its machine", why=result.err.strip())
+                await self._remove(machine_id, instance_id)
             shutil.rmtree(folder)
+
+    async def _remove(self, machine_id: str, instance_id: str) -> None:
+        """Remove a container from a machine that others need; what its guest does not do, ends with the machine."""
+        dirty = self._folder(machine_id) / _DIRTY
+        try:
+            result = await self._in_guest(machine_id, guest.remove(instance_id),
+                                          deadline_s=_AGAIN_S if dirty.exists() else _ANSWER_S)
+            why = result.err.strip() if result.code != 0 else ""
+        except (StepFailed, WrongState) as error:
+            why = error.what
+        if why:
+            logger.warning("container left in its machine", extra={"instance": instance_id, "why": why})
+            with contextlib.suppress(FileNotFoundError):  # the machine itself may be gone by now
+                dirty.touch()
 
     # -- inside
 
@@ -307,7 +331,9 @@ class Nested:
         except StepFailed as error:
             if "did not end within" not in error.what:
                 raise
-            await self._in_guest(made.machine, ["/bin/sh", "-c", f"read -r pid <{pidfile}; kill -9 $pid"])
+            with contextlib.suppress(StepFailed, WrongState):  # a guest that hangs, or is gone meanwhile
+                await self._in_guest(made.machine, ["/bin/sh", "-c", f"read -r pid <{pidfile}; kill -9 $pid"],
+                                     deadline_s=_ANSWER_S)
             raise StepFailed(f"{spec.argv[0]} did not end within {deadline_s:g} s", why=f"it ran inside {made.label}"
                              ) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 import pytest_asyncio
 
 from isoform.errors import StepFailed, WrongState
-from isoform.forms import Nested
+from isoform.forms import Nested, nested
+from isoform.host import pid
 from isoform.model import File, Instance
 from tests.conformance.lab import Lab, lab, machine, until
 
@@ -89,6 +91,37 @@ async def test_a_lost_machine_is_the_end_of_all_in_it_and_a_new_one_can_be_made(
     await on.delete(second)
     await on.delete(first)
     assert await machines(on) == []
+
+
+async def test_a_guest_that_hangs_is_no_reason_to_stay(on: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nested, "_ANSWER_S", 2.0)
+    first, second = pair(on)
+    ports = await on.attach(first)
+    for one in (first, second):
+        await on.form.create(one, ports)
+        await on.form.start(one.id)
+    qemu = (await on.form.observe(first.id)).pid
+    started = pid.start_time(qemu) or 0
+    os.kill(qemu, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(StepFailed, match="could not be stopped") as caught:
+        await on.form.stop(first.id, 1)
+    assert "mount" not in str(caught.value)  # what was to be run there is nobody's business
+    await on.form.delete(first.id)
+    assert time.monotonic() - began < 30
+    assert await on.form.known() == [second.id]
+    with pytest.raises(WrongState, match="cannot take in"):  # the old one runs in there once it goes on
+        await on.form.create(first, ports)
+    assert await on.form.known() == [second.id]
+    os.kill(qemu, signal.SIGCONT)
+    await until(lambda: on.said(second.id, "ready"))
+    os.kill(qemu, signal.SIGSTOP)
+    await on.form.delete(second.id)
+    assert not pid.is_alive(qemu, started) and await machines(on) == []
+    await on.form.create(first, ports)
+    await on.form.start(first.id)
+    assert (await on.form.observe(first.id)).state == "running"
+    await on.delete(first)
 
 
 @pytest.mark.parametrize("stage", ["_make", "_hear"])

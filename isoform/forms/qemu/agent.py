@@ -48,7 +48,7 @@ class Agent:
             if pid is not None:
                 await self._kill(pid)
             raise StepFailed(f"{argv[0]} did not end within {deadline_s:g} s in the guest",
-                             why=" ".join(argv)) from error
+                             why="its agent did not answer" if pid is None else "it was killed") from error
         code = -ended["signal"] if "signal" in ended else ended.get("exitcode", 0)
         out, err = (base64.b64decode(ended.get(name, "")).decode(errors="replace") for name in ("out-data", "err-data"))
         return Result(tuple(argv), code, out, err)
