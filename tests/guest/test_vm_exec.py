@@ -9,12 +9,14 @@ import pty
 import struct
 import termios
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
 
 from isoform.forms.vm import Vm
 from isoform.host import Home
+from isoform.host.home import LONGEST_HOME
 from isoform.model import ExecSpec, Instance
 from tests.guests import running
 
@@ -52,6 +54,16 @@ async def test_words_environment_and_folder_arrive_unchanged(vm: tuple[Vm, Insta
     spec = ExecSpec(("sh", "-c", 'printf "<%s>" "$@" "$A" "$PWD"', "x", "a b", "$HOME", "", "it's\n"),
                     env=(("A", "1 2"),), cwd="/tmp")
     assert await run(form.exec_argv(one.id, spec)) == (0, b"<a b><$HOME><><it's\n><1 2></tmp>", b"")
+
+
+async def test_names_may_be_longer_than_the_paths_of_sockets(home: Home) -> None:
+    deep = Home(home.path / ("h" * (LONGEST_HOME - len(str(home.path)) - 1)))
+    deep.path.mkdir()
+    async with running(deep, id=f"{'s' * 32}.{'f' * 32}.0") as (form, one):
+        assert len(f"{deep.instance(one.id)}/qmp.sock") > 107
+        assert (await run(form.exec_argv(one.id, ExecSpec(("echo", "in a session")))))[:2] == (0, b"in a session\n")
+        assert (await form.run(one.id, ExecSpec(("echo", "captured")), WAIT_S)).out == "captured\n"
+        await form.resize(one.id, replace(one.size, memory_bytes=one.size.memory_bytes - (8 << 20)))
 
 
 async def test_as_many_at_once_as_there_are_ports_and_the_next_wait(vm: tuple[Vm, Instance]) -> None:

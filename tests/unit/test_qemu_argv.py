@@ -66,9 +66,13 @@ def test_disks_are_found_by_serial_whatever_their_paths_hold() -> None:
         "virtio-blk-device,drive=disk0,serial=config", "virtio-blk-device,drive=disk1,serial=disk"]
 
 
-def test_a_comma_in_the_home_is_written_twice() -> None:
-    argv = qemu_argv(replace(MACHINE, folder=Path("/a,b/instances/x")))
-    assert "pipe,id=main,path=/a,,b/instances/x/main" in argv
+def test_no_path_of_a_socket_or_pipe_grows_with_the_names_of_home_service_and_function() -> None:
+    long = replace(MACHINE, logs=2, folder=Path("/a,b" * 20) / "x" / "instances")
+    assert after(qemu_argv(long), "-chardev") == after(qemu_argv(replace(MACHINE, logs=2)), "-chardev")
+
+
+def test_a_comma_in_the_name_is_written_twice() -> None:
+    assert after(qemu_argv(replace(MACHINE, name="a,b")), "-name") == ["guest=a,,b"]
 
 
 def test_taps_are_handed_over_open() -> None:

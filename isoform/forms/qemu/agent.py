@@ -93,7 +93,7 @@ class Agent:
         called = self._folder / "agent.plugged"
         if called.exists():
             return
-        backend = {"type": "pipe", "data": {"device": str(self._folder / "agent")}}
+        backend = {"type": "pipe", "data": {"device": "agent"}}
         port = {"driver": "virtserialport", "id": "agent", "chardev": "agent", "name": "isoform.agent"}
         monitor = Monitor(self._folder / "qmp.sock")
         for command, arguments in (("chardev-add", {"id": "agent", "backend": backend}), ("device_add", port)):

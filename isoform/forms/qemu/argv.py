@@ -96,22 +96,22 @@ def _escaped(text: object) -> str:
 
 
 def _chardevs(machine: Machine) -> list[str]:
-    """Return the console, the monitor and the serial ports.
+    """Return the console, the monitor and the serial ports, relative to the machine's folder, in which QEMU works.
 
+    The path of a unix socket has at most 107 bytes, and the names of a home, service and function may be longer.
     As few ports as can be, for on virtio-mmio a port costs the guest 4 MiB; what a session needs is plugged in later.
     """
-    at = _escaped(machine.folder)
-    argv = ["-chardev", f"socket,id=qmp,path={at}/qmp.sock,server=on,wait=off", "-mon", "chardev=qmp,mode=control",
-            "-chardev", f"file,id=console,path={at}/console,append=on", "-serial", "chardev:console",
+    argv = ["-chardev", "socket,id=qmp,path=qmp.sock,server=on,wait=off", "-mon", "chardev=qmp,mode=control",
+            "-chardev", "file,id=console,path=console,append=on", "-serial", "chardev:console",
             "-device", "virtio-serial-device,id=ports"]
     # A pair of files: requests to init come in by a FIFO, which is always connected, so the guest waits on it without
     # polling; what the function prints goes out to a plain file.
     names = ["main", *(["agent"] if machine.logs is not None else [])]
     for name in names:
-        argv += ["-chardev", f"pipe,id={name},path={at}/{name}"]
+        argv += ["-chardev", f"pipe,id={name},path={name}"]
     for number in range(machine.logs or 0):
         names.append(f"log.{number}")
-        argv += ["-chardev", f"file,id=log.{number},path={at}/log.{number},append=on"]
+        argv += ["-chardev", f"file,id=log.{number},path=log.{number},append=on"]
     for name in names:
         argv += ["-device", f"virtserialport,chardev={name},name=isoform.{name}"]
     return argv
@@ -130,8 +130,9 @@ def _disks(disks: Sequence[Disk]) -> list[str]:
 
 
 def qemu_argv(machine: Machine) -> list[str]:
-    """Return the command that runs `machine`, paused. Not -daemonize: that needs the fork(2) that the sandbox denies.
+    """Return the command that runs `machine`, paused; it is to be run in the machine's folder.
 
+    Not -daemonize: that needs the fork(2) that the sandbox denies.
     Device order is the reverse of what a microvm's kernel finds, which nobody relies on: disks are found by serial,
     network cards by MAC, ports by name.
     """

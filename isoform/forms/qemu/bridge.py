@@ -38,9 +38,9 @@ def plug(folder: str, name: str) -> None:
     """Give the machine a serial port `isoform.NAME` that we reach at NAME.sock; one that it has stays."""
     if os.path.exists(f"{folder}/{name}.plugged"):  # noqa: PTH110  importing pathlib would double our start
         return
-    address = {"type": "unix", "data": {"path": f"{folder}/{name}.sock"}}
+    address = {"type": "unix", "data": {"path": f"{name}.sock"}}  # QEMU works in its folder
     backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
-    with _connected(f"{folder}/qmp.sock") as line, line.makefile("rw") as monitor:
+    with _connected(folder, "qmp.sock") as line, line.makefile("rw") as monitor:
         for command, arguments in (
             ("qmp_capabilities", {}),
             ("chardev-add", {"id": name, "backend": backend}),
@@ -54,17 +54,21 @@ def plug(folder: str, name: str) -> None:
     os.close(os.open(f"{folder}/{name}.plugged", os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def _connected(path: str) -> socket.socket:
+def _connected(folder: str, name: str) -> socket.socket:
     line = socket.socket(socket.AF_UNIX)
     line.settimeout(PATIENCE_S)
-    line.connect(path)
+    at = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        line.connect(f"/proc/self/fd/{at}/{name}")  # the folder's own path may be too long for connect(2)
+    finally:
+        os.close(at)
     return line
 
 
 def call(folder: str, number: int) -> tuple[socket.socket, bytes, bytes]:
     """Return the connection to the ssh server, what it has said already, and the mark with which it will end."""
     plug(folder, f"exec.{number}")
-    line = _connected(f"{folder}/exec.{number}.sock")
+    line = _connected(folder, f"exec.{number}.sock")
     nonce = secrets.token_hex(16)
     control = os.open(f"{folder}/main.in", os.O_WRONLY | os.O_NONBLOCK)
     os.write(control, f"session {number} {nonce}\n".encode())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from isoform.errors import StepFailed
 from isoform.forms.qemu.argv import RUNNING
+from isoform.forms.qemu.qmp import reached
 from isoform.host import pid, run
 
 _END_S = 10.0  # for the kernel to take down a process that was killed
@@ -43,7 +44,8 @@ def kept(folder: Path) -> Identity | None:
 
 async def start(folder: Path, argv: Sequence[str], descriptors: Sequence[int]) -> int:
     """Start QEMU as nobody's child and return its PID once it answers. Raises: StepFailed, with QEMU's own words."""
-    await run(["setsid", "--fork", "sh", "-c", _INTO_BACKGROUND, str(folder), *argv], pass_fds=descriptors)
+    await run(["setsid", "--fork", "sh", "-c", _INTO_BACKGROUND, str(folder), *argv], pass_fds=descriptors,
+              cwd=str(folder))
     async with asyncio.timeout(_ANSWER_S):
         while not await _answers(folder / "qmp.sock"):
             number = _number(folder)
@@ -57,7 +59,8 @@ async def start(folder: Path, argv: Sequence[str], descriptors: Sequence[int]) -
 async def _answers(socket: Path) -> bool:
     """Return whether QEMU greets: it has made all its devices then."""
     try:
-        reader, writer = await asyncio.open_unix_connection(str(socket))
+        with reached(socket) as path:
+            reader, writer = await asyncio.open_unix_connection(path)
     except (FileNotFoundError, ConnectionRefusedError):
         return False
     try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,16 @@ DEADLINE_S = 20.0  # a machine under load answers late; another visitor leaves s
 
 class Refused(StepFailed):
     """QEMU understood the command and said no."""
+
+
+@contextmanager
+def reached(socket: Path) -> Iterator[str]:
+    """Yield a path to `socket` that is short enough for connect(2), whatever that of its folder. Raises: OSError."""
+    folder = os.open(socket.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{socket.name}"
+    finally:
+        os.close(folder)
 
 
 class Monitor:
@@ -29,8 +40,9 @@ class Monitor:
 
         client = QMPClient("isoform")
         try:
-            async with asyncio.timeout(DEADLINE_S):
-                await client.connect(str(self._socket))
+            with reached(self._socket) as path:
+                async with asyncio.timeout(DEADLINE_S):
+                    await client.connect(path)
             yield client
         finally:
             await client.disconnect()
