@@ -17,6 +17,7 @@ from isoform.forms import Container
 from isoform.forms.oci import commands
 from isoform.forms.oci.root import short
 from isoform.host import Home, cgroup, mount, netns, run
+from isoform.host.facts import fastest
 from isoform.host.probe import facts
 from isoform.model import ExecSpec, File, Image, Instance, Layer, Mount, Process, Size
 from tests.images import busybox_image
@@ -25,9 +26,14 @@ pytestmark = pytest.mark.root
 PATH = (("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),)
 
 
-@pytest_asyncio.fixture
-async def container(home: Home) -> AsyncIterator[Container]:
-    form = Container(home, await facts(home))
+@pytest_asyncio.fixture(params=["crun", "runc"])
+async def container(home: Home, request: pytest.FixtureRequest) -> AsyncIterator[Container]:
+    """A container form on each of the runtimes that this host has."""
+    found = await facts(home)
+    runtime = next((fastest((trial,)) for trial in found.runtimes if trial.name == request.param), None)
+    if runtime is None:
+        pytest.skip(f"{request.param} does not run here")
+    form = Container(home, replace(found, runtime=runtime))
     yield form
     for one in await form.known():
         await form.delete(one)
