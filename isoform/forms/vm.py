@@ -42,7 +42,7 @@ from isoform.model import (
 
 _TRIAL, _TRIAL_MARK = "isoform.trial", "isoform: the guest is up"  # see images/initramfs/init.sh
 _HALT_S = 5.0  # for a guest whose command was killed to write back its volumes
-_MOST_DISKS_AND_NICS = 19  # of a microvm's 24 devices, less serial ports, balloon, root, settings, tools
+_MOST_DISKS_AND_NICS = 20  # of a microvm's 24 devices, less serial ports, balloon, root, tools
 
 
 class Vm:
@@ -98,7 +98,6 @@ class Vm:
         (folder / "instance.json").write_text(dump_instance(instance))
         (folder / "fingerprint").write_text(fingerprint(instance))
         (folder / "key").symlink_to(guest.key)
-        (folder / "config.tar").write_bytes(settings.settings_tar(instance))
         (folder / "main.out").touch()
         for name in ("main.in", "agent.in", "agent.out"):
             os.mkfifo(folder / name, 0o600)
@@ -113,7 +112,9 @@ class Vm:
                 taps.callback(os.close, fd)
                 nics.append(Nic(port.port.mac, fd))
             machine = await self._machine(folder, instance, nics, guest)
+            _write_initrd(machine.initrd, guest.initrd, instance)
             number = await process.start(folder, qemu_argv(machine), [nic.fd for nic in nics])
+            machine.initrd.unlink()  # QEMU has read it
         cgroup.enter(self._home.cgroup(instance.id), number)
         if machine.logs is not None:
             (folder / "agent.plugged").touch()  # from the start, and init starts it unasked
@@ -124,7 +125,7 @@ class Vm:
         append = kernel_arguments(self._facts.architecture, kvm, None if kvm else await tsc_khz(self._home))
         return Machine(
             name=instance.id, folder=folder, qemu=self._facts.qemu, architecture=self._facts.architecture, kvm=kvm,
-            kernel=guest.kernel, initrd=guest.initrd, append=append, cpus=instance.size.cpus,
+            kernel=guest.kernel, initrd=folder / "initrd", append=append, cpus=instance.size.cpus,
             memory_bytes=instance.size.memory_bytes, disks=disks(folder, instance, guest), nics=nics,
             logs=len(instance.members) if instance.process is None else None,
         )
@@ -264,7 +265,7 @@ class Vm:
 
 
 def disks(folder: Path, instance: Instance, guest: GuestFiles) -> list[Disk]:
-    """Return the machine's disks: settings, tools, its own, the layers, the volumes.
+    """Return the machine's disks: tools, its own, the layers, the volumes.
 
     Raises: StepFailed if they are more than a machine has room for.
     """
@@ -276,11 +277,25 @@ def disks(folder: Path, instance: Instance, guest: GuestFiles) -> list[Disk]:
                          why=f"a machine has room for {_MOST_DISKS_AND_NICS}",
                          fix="build the image with fewer layers, or run it as a container")
     return [
-        Disk("config", str(folder / "config.tar")), Disk("tools", str(guest.tools)),
+        Disk("tools", str(guest.tools)),
         Disk("disk", str(folder / "disk.ext4"), read_only=False, fleeting=True),
         *(Disk(serial, path) for serial, path in layers.items()),
         *(Disk(settings.volume_serial(mount.volume), mount.source, mount.read_only) for mount in instance.mounts),
     ]
+
+
+def _write_initrd(target: Path, guest: Path, instance: Instance) -> None:
+    """Write the guest's initramfs with what is its own of `instance` after it: the kernel unpacks one over the other.
+
+    Raises: HostLacks where the disk is full.
+    """
+    try:
+        shutil.copyfile(guest, target)
+        with target.open("ab") as file:
+            file.write(settings.settings_cpio(instance))
+    except OSError as error:
+        raise HostLacks("cannot write the machine's initramfs", why=f"{target}: {error.strerror}",
+                        fix="free some disk space") from error
 
 
 def _changed_at(path: Path) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import platform
 import shutil
 import struct
@@ -23,8 +24,12 @@ _PLACES = {"init.sh": "init", "tools.sh": "sbin/tools", "modprobe.sh": "sbin/mod
            "session.sh": "sbin/session"}
 # The tools' disk is mounted where these point to; until then they lead nowhere.
 _LINKS = {"usr": "run/isoform/tools/usr", "lib": "run/isoform/tools/usr/lib", "lib64": "run/isoform/tools/usr/lib64"}
-_FOLDERS = ("dev", "proc", "sys", "fn", "tmp", "etc", "run/isoform/disk", "run/isoform/tools", "root/.ssh")
-_RECIPE = 2  # counts up when this code changes what it makes
+_FOLDERS = ("dev", "proc", "sys", "fn", "tmp", "etc", "run/isoform/disk", "run/isoform/tools", "root/.ssh",
+            "dev.d/pts", "dev.d/shm", "dev.d/.isoform", "dev.d/virtio-ports")
+# Laid over /dev, which the kernel fills with devices alone.
+_DEV_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1",
+              "stderr": "/proc/self/fd/2"}
+_RECIPE = 3  # counts up when this code changes what it makes
 _KEPT = 2  # versions: a machine may be starting from the one before
 
 
@@ -137,6 +142,9 @@ class Guest:
             (folder / place).chmod(0o755)
         for name, place in _LINKS.items():
             (folder / name).symlink_to(f"/{place}")
+        for name, target_path in _DEV_LINKS.items():
+            (folder / "dev.d" / name).symlink_to(target_path)
+        os.mkfifo(folder / "run/isoform/out", 0o600)
         (folder / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
         (folder / "etc/group").write_text("root:x:0:\n")
         await self._add_key(folder / "root/.ssh/authorized_keys")

@@ -57,14 +57,15 @@ async def start(folder: Path, argv: Sequence[str], descriptors: Sequence[int]) -
 
 
 async def _answers(socket: Path) -> bool:
-    """Return whether QEMU greets: it has made all its devices then."""
+    """Return whether QEMU has made all its devices: it greets before, but carries out a command only after."""
     try:
         with reached(socket) as path:
             reader, writer = await asyncio.open_unix_connection(path)
     except (FileNotFoundError, ConnectionRefusedError):
         return False
     try:
-        return bool(await reader.readline())
+        writer.write(b'{"execute":"qmp_capabilities"}{"execute":"query-status"}')
+        return all([await reader.readline() for _ in range(3)])  # greeting, capabilities, status; empty: it ended
     except ConnectionError:
         return False
     finally:

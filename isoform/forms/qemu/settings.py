@@ -1,10 +1,11 @@
-"""What the guest's init is told: a tar archive on a small disk, with a script of calls to init's functions. Pure."""
+"""What the guest's init is told: a script of calls to its functions, laid over its initramfs. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import signal
+import stat
 import tarfile
 from collections.abc import Mapping, Sequence
 from shlex import quote
@@ -15,8 +16,6 @@ from isoform.model.hosts import hosts_file
 BASE = "run/isoform"  # in the guest's own root
 ROOT = "/fn"  # the function's root, there
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # where an image sets none; as Docker's
-_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}
-_FOLDERS = ("dev/pts", "dev/shm", "dev/.isoform", "dev/virtio-ports")
 
 
 def layer_serial(digest: str) -> str:
@@ -119,32 +118,29 @@ def script(instance: Instance) -> str:
 
 def files_tar(files: Sequence[File]) -> bytes:
     """Return an archive of `files`, owned by root, to be unpacked at the function's root."""
-    return _tar([(_member(file.path.lstrip("/"), tarfile.REGTYPE, file.mode), file.content) for file in files])
-
-
-def settings_tar(instance: Instance) -> bytes:
-    """Return the archive that init unpacks at the guest's root: its script, files, folders and device links."""
-    images = [*([instance.image] if instance.image else []), *instance.carries]
-    folders = [*_FOLDERS, *(f"{BASE}/layers/{serial}" for serial in _layers(images))]
-    members = [(_member(name, tarfile.DIRTYPE, 0o755), b"") for name in folders]
-    members += [(_member(f"dev/{name}", tarfile.SYMTYPE, 0o777, to), b"") for name, to in _LINKS.items()]
-    members += [(_member(f"{BASE}/out", tarfile.FIFOTYPE, 0o600), b""),
-                (_member(f"{BASE}/config", tarfile.REGTYPE, 0o600), script(instance).encode())]
-    if instance.files:
-        members.append((_member(f"{BASE}/files.tar", tarfile.REGTYPE, 0o600), files_tar(instance.files)))
-    return _tar(members)
-
-
-def _member(name: str, kind: bytes, mode: int, link: str = "") -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type, member.mode, member.linkname = kind, mode, link
-    return member
-
-
-def _tar(members: Sequence[tuple[tarfile.TarInfo, bytes]]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for member, content in members:
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+        for file in files:
+            member = tarfile.TarInfo(file.path.lstrip("/"))
+            member.mode, member.size = file.mode, len(file.content)
+            archive.addfile(member, io.BytesIO(file.content))
     return out.getvalue()
+
+
+def settings_cpio(instance: Instance) -> bytes:
+    """Return what the kernel unpacks over the guest's initramfs: init's script, files, folders for the layers."""
+    images = [*([instance.image] if instance.image else []), *instance.carries]
+    folders = [f"{BASE}/layers", *(f"{BASE}/layers/{serial}" for serial in _layers(images))]  # parents first
+    entries = [(name, stat.S_IFDIR | 0o755, b"") for name in folders]
+    entries.append((f"{BASE}/config", stat.S_IFREG | 0o600, script(instance).encode()))
+    if instance.files:
+        entries.append((f"{BASE}/files.tar", stat.S_IFREG | 0o600, files_tar(instance.files)))
+    return b"".join(_newc(number, *entry) for number, entry in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1))
+
+
+def _newc(inode: int, name: str, mode: int, content: bytes) -> bytes:
+    """Return one entry of a cpio archive. Source: Linux, Documentation/driver-api/early-userspace/buffer-format.rst."""
+    path = name.encode() + b"\0"
+    fields = (inode, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(path), 0)
+    head = b"070701" + b"".join(b"%08X" % field for field in fields) + path
+    return head + bytes(-len(head) % 4) + content + bytes(-len(content) % 4)

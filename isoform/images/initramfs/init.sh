@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # PID 1 of an isoform guest: makes the function's root from its layers, sets its network, runs its command and tells
-# the host how it ended. What to do is a script of calls to the functions below, on the disk with the serial "config".
+# the host how it ended. What to do is a script of calls to the functions below, laid over this initramfs.
 # A process costs some 5 ms under emulation, so the shell does by itself whatever it can: no $(…), no pipes.
 
 base=/run/isoform
@@ -198,9 +198,12 @@ finish() { # CODE
 
 serve() { # a function: it lives as long as its command
     (control) &
-    for module in /modules/later/*; do
-        insmod "$module"
-    done &
+    (
+        sleep 2 # the processor is the function's first
+        for module in /modules/later/*; do
+            insmod "$module"
+        done
+    ) &
     wait "$main"
     code=$?
     (sleep 0.3; kill "$printer") & # what it left behind may hold the pipe open
@@ -254,7 +257,7 @@ for module in /modules/boot/*; do
     esac
 done
 find_disks
-tar xf "$disk_config" -C / || die "the disk with its settings cannot be read"
+cp -a /dev.d/. /dev
 table devpts /dev/pts devpts gid=5,mode=620,ptmxmode=666
 table shm /dev/shm tmpfs nosuid,nodev
 table /bin /dev/.isoform none bind
