@@ -300,7 +300,7 @@ class Container:
         (self._home.path / "oci" / "s" / commands.socket_name(instance_id)).unlink(missing_ok=True)
         if (folder / "netns").exists():
             netns.delete(self._home.netns(instance_id))
-        _remove_folder(folder)
+        await asyncio.to_thread(_remove_folder, folder)  # what a function wrote may be much
 
     # -- inside
 
