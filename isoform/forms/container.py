@@ -11,7 +11,6 @@ import resource
 import shlex
 import shutil
 import signal
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import Any
 
 from isoform.errors import HostLacks, NotFound, StepFailed, WrongState
 from isoform.forms import inside, names
-from isoform.forms.forms import FORM, form_in
-from isoform.forms.oci import bundle, capability, commands, log, root, seccomp
+from isoform.forms.forms import FORM
+from isoform.forms.oci import bundle, capability, commands, folders, log, root, seccomp
 from isoform.forms.oci.commands import Runtime, Supervised
 from isoform.forms.oci.supervise import supervise
 from isoform.forms.volume import check_volume, ensure_volume
@@ -30,6 +29,7 @@ from isoform.host.facts import Facts
 from isoform.model import Attachment, ExecSpec, File, Instance, Lack, LogLine, Observation, Size, fingerprint
 
 _END_S = 10.0  # how long a killed process may take to go
+_COMMON = "process.common"  # the file in an instance's folder with what its processes have in common
 _EXIT_TURNS, _EXIT_TURN_S = 100, 0.005  # how long conmon may take to write the exit status after its container's end
 
 
@@ -84,7 +84,7 @@ class Container:
             lacks.append(Lack("EROFS", "the layers of images are EROFS files", "sudo modprobe -a erofs loop"))
         if not host.features.get("overlay", True):
             lacks.append(Lack("overlayfs", "each container writes to an overlay of its own", "sudo modprobe overlay"))
-        return [*lacks, *missing_filter()]
+        return [*lacks, *seccomp.missing()]
 
     def _folder(self, instance_id: str) -> Path:
         return self._home.instance(instance_id)
@@ -132,7 +132,7 @@ class Container:
         self._roots.make(instance.id, instance.image, host.erofs)
         volumes = self._roots.mount_volumes(instance.id, instance.mounts)
         inside.write_files(str(folder / "rootfs"), [*names.own_files(instance), *instance.files])
-        rules, compiler = system_call_filter(instance.capabilities, host.architecture), _compiler(host.runtime)
+        rules, compiler = seccomp.rules(instance.capabilities, host.architecture), _compiler(host.runtime)
         annotations = self._compiled.annotations(rules, compiler)
         config = bundle.config(instance, bundle.Site(
             rootfs=str(folder / "rootfs"), netns=netns.path(namespace), cgroup=self._home.cgroup(instance.id),
@@ -141,6 +141,7 @@ class Container:
         ))
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "process.json").write_text(json.dumps(config["process"]))
+        (folder / _COMMON).write_text(commands.common(config["process"]))
         runtime = Runtime(host.runtime.name, host.runtime.path, _absolute(host.runtime.prefix), str(self._state))
         sockets = self._home.path / "oci" / "s"
         sockets.mkdir(parents=True, exist_ok=True)
@@ -252,7 +253,7 @@ class Container:
 
     async def known(self) -> list[str]:
         """See `Form`."""
-        found = {folder.name for folder in folders(self._home) if form_of(folder) == self.name}
+        found = {folder.name for folder in folders.folders(self._home) if folders.form_of(folder) == self.name}
         if self._state.exists():
             found.update(state.name for state in self._state.iterdir() if not state.name.startswith("."))
         return sorted(found)
@@ -271,7 +272,7 @@ class Container:
             return
         if await self._waits(instance_id, made):
             grace_s = 0.0  # nothing of the function's own runs yet that could heed a signal
-        number = signal_number(made.stop_signal)
+        number = commands.signal_number(made.stop_signal)
         if (grace_s > 0 and pid.end(made.pid, made.pid_started, number)
                 and not await pid.ended(made.pid, made.pid_started, grace_s)):
             pid.end(made.pid, made.pid_started)
@@ -292,7 +293,7 @@ class Container:
         """See `Form`."""
         folder, made = self._folder(instance_id), self._made(instance_id)
         if made is None:
-            _end_strays(f"{folder}/")  # a conmon that was cut off before it was written down
+            folders.end_strays(f"{folder}/")  # a conmon that was cut off before it was written down
         await self._kill(instance_id, made)
         self._roots.remove(instance_id)
         await cgroup.remove(self._home.cgroup(instance_id))
@@ -300,7 +301,7 @@ class Container:
         (self._home.path / "oci" / "s" / commands.socket_name(instance_id)).unlink(missing_ok=True)
         if (folder / "netns").exists():
             netns.delete(self._home.netns(instance_id))
-        await asyncio.to_thread(_remove_folder, folder)  # what a function wrote may be much
+        await asyncio.to_thread(folders.remove, folder)  # what a function wrote may be much
 
     # -- inside
 
@@ -314,9 +315,9 @@ class Container:
 
     def _exec(self, instance_id: str, spec: ExecSpec, pidfile: str = "") -> list[str]:
         made, folder = self._known(instance_id), self._folder(instance_id)
-        process = commands.exec_process(json.loads((folder / "process.json").read_text()), spec)
+        entrypoint = json.loads((folder / "process.json").read_text())
         scratch = str(folder / f"exec.{os.getpid()}.{next(self._count)}")
-        return commands.exec_argv(made.runtime, instance_id, process, scratch, pidfile)
+        return commands.exec_argv(made.runtime, instance_id, spec, entrypoint, str(folder / _COMMON), scratch, pidfile)
 
     async def run(self, instance_id: str, spec: ExecSpec, deadline_s: float) -> Result:
         """See `Form`."""
@@ -350,35 +351,8 @@ class Container:
             yield line
 
 
-def missing_filter() -> list[Lack]:
-    """Return what is missing for the system call filter."""
-    if seccomp.find_profile():
-        return []
-    return [Lack("a system call filter", f"none of {', '.join(seccomp.PROFILES)} is there",
-                 f"sudo apt-get install {seccomp.PACKAGE}")]
-
-
-def system_call_filter(capabilities: Sequence[str], architecture: str) -> dict[str, Any]:
-    """Return `linux.seccomp` for a process with these capabilities beside the default ones. Raises: HostLacks."""
-    for lack in missing_filter():
-        raise HostLacks(f"this host lacks {lack.what}", why=lack.why, fix=lack.fix)
-    granted = capability.granted(capabilities)["bounding"]
-    return seccomp.filter_for(seccomp.find_profile(), frozenset(granted), architecture)
-
-
 def _compiler(runtime: host_facts.Runtime) -> str:
     return f"{runtime.name} {runtime.version}"
-
-
-def signal_number(name: str) -> int:
-    """Return the number of a signal as OCI images name it: "SIGTERM", "TERM", "15" or "SIGRTMIN+3"; else SIGTERM's."""
-    if name.isdigit():
-        return int(name)
-    start, _, more = name.upper().removeprefix("SIG").partition("+")
-    try:
-        return int(signal.Signals[f"SIG{start}"]) + int(more or 0)
-    except (KeyError, ValueError):
-        return int(signal.SIGTERM)
 
 
 def _swap_counts() -> bool:
@@ -397,44 +371,3 @@ def _most_files() -> int:
 def _absolute(prefix: tuple[str, ...]) -> tuple[str, ...]:
     """Return the prefix as conmon needs it: it looks for no program on the PATH."""
     return (shutil.which(prefix[0]) or prefix[0], *prefix[1:]) if prefix else ()
-
-
-def folders(home: Home) -> list[Path]:
-    """Return the folders of all instances of a home, whatever their form."""
-    try:
-        return list(home.instances.iterdir())
-    except FileNotFoundError:
-        return []
-
-
-def form_of(folder: Path) -> str:
-    """Return the form of the instance that lives in the folder, as far as the forms of this package say it.
-
-    An empty folder is a container's by agreement: it was made by a call that was cut off right then.
-    """
-    said = form_in(str(folder))
-    return said or (Container.name if folder.is_dir() and not any(folder.iterdir()) else "")
-
-
-def _end_strays(path: str) -> None:
-    """Kill the processes whose command line names a path below an instance's folder. Slow: reads all of /proc."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if int(process.name) != os.getpid() and words[0].endswith("conmon") and any(
-                    word.startswith(path) for word in words):
-                os.kill(int(process.name), signal.SIGKILL)
-
-
-def _remove_folder(folder: Path) -> None:
-    deadline = time.monotonic() + _END_S
-    while folder.exists():
-        try:
-            (folder / FORM).exists()  # it goes with the rest: an empty folder is still found by `known`
-            shutil.rmtree(folder)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise StepFailed(f"cannot remove {folder}", why=error.strerror or "") from error
-            time.sleep(0.01)

@@ -19,7 +19,7 @@ from typing import Any
 from isoform.errors import NotFound, StepFailed, WrongState
 from isoform.forms import container
 from isoform.forms.forms import FORM
-from isoform.forms.oci import bundle, commands, guest, log, seccomp
+from isoform.forms.oci import bundle, guest, log, seccomp
 from isoform.forms.qemu.control import ring
 from isoform.forms.qemu.process import kept
 from isoform.forms.vm import Vm
@@ -72,7 +72,7 @@ class Nested:
 
     async def missing(self) -> list[Lack]:
         """See `Form`."""
-        return [*await self._vm.missing(), *container.missing_filter()]
+        return [*await self._vm.missing(), *seccomp.missing()]
 
     def _folder(self, instance_id: str) -> Path:
         return self._home.instance(instance_id)
@@ -129,7 +129,7 @@ class Nested:
     async def _make(self, instance: Instance, machine: Instance, ports: Sequence[Attachment]) -> None:
         assert instance.process is not None
         number = machine.members.index(instance.id)
-        rules = container.system_call_filter(instance.capabilities, self._facts.architecture)
+        rules = seccomp.rules(instance.capabilities, self._facts.architecture)
         annotations = self._compiled.annotations(rules, _COMPILER)
         async with self._locks[machine.id]:
             is_new = await self._make_way(machine)
@@ -232,8 +232,8 @@ class Nested:
 
     async def known(self) -> list[str]:
         """See `Form`."""
-        return sorted(folder.name for folder in container.folders(self._home)
-                      if container.form_of(folder) == self.name)
+        return sorted(folder.name for folder in folders.folders(self._home)
+                      if folders.form_of(folder) == self.name)
 
     # -- change, stop, delete
 
@@ -251,7 +251,7 @@ class Nested:
             return
         try:
             if seen.state == "running" and grace_s > 0:
-                number = container.signal_number(made.stop_signal)
+                number = commands.signal_number(made.stop_signal)
                 await self._in_guest(made.machine, guest.signal(instance_id, number), deadline_s=_ANSWER_S)
                 if await self._ended(instance_id, grace_s):
                     return
@@ -279,13 +279,13 @@ class Nested:
         folder = self._folder(instance_id)
         place = _read(folder / _MACHINE)
         if place is None:
-            if container.form_of(folder) == self.name:
+            if folders.form_of(folder) == self.name:
                 shutil.rmtree(folder)
             return
         machine_id: str = place["id"]
         async with self._locks[machine_id]:
             others = [other for other in place["members"] if other != instance_id
-                      and container.form_of(self._folder(other)) == self.name]
+                      and folders.form_of(self._folder(other)) == self.name]
             if not others:
                 if place["volumes"] and (await self._vm.observe(machine_id)).state == "running":
                     await self._vm.stop(machine_id, _HALT_S)  # its volumes are written back
@@ -318,8 +318,7 @@ class Nested:
             raise StepFailed(f"files cannot be written into {made.label}", why=result.err.strip())
 
     def _exec(self, made: Made, instance_id: str, spec: ExecSpec, scratch: str, pidfile: str = "") -> list[str]:
-        process = commands.exec_process(made.process, spec)
-        return commands.exec_argv(guest.RUNTIME, instance_id, process, scratch, pidfile)
+        return guest.execute(instance_id, spec, made.process, scratch, pidfile)
 
     async def run(self, instance_id: str, spec: ExecSpec, deadline_s: float) -> Result:
         """See `Form`."""
@@ -379,7 +378,6 @@ def _changed_at(path: Path) -> float | None:
         return path.stat().st_mtime
     except FileNotFoundError:
         return None
-
 
 
 def _since(path: Path, begin: int) -> str:

@@ -117,11 +117,33 @@ def test_what_the_runtime_says_decides_the_status_of_a_command_that_never_ran(
                     f"grep -q '\"args\"' {tmp_path}/one.json || exit 99\nexit {status}\n")
     fake.chmod(0o755)
     runtime = commands.Runtime("runc", str(fake), (), "/s")
-    process = commands.exec_process(bundle.process(ONE), ExecSpec(("x",), env=(("C", "it's"),), cwd="/tmp"))
-    assert (process["args"], process["env"][-1], process["cwd"]) == (["x"], "C=it's", "/tmp")
-    argv = commands.exec_argv(runtime, "edge.web.0", process, str(tmp_path / "one"))
+    entrypoint = bundle.process(ONE)
+    (tmp_path / "common").write_text(commands.common(entrypoint))
+    spec = ExecSpec(("x",), env=(("C", "it's"),), cwd="/tmp")
+    argv = commands.exec_argv(runtime, "edge.web.0", spec, entrypoint, str(tmp_path / "common"), str(tmp_path / "one"))
     assert subprocess.run(argv, timeout=10).returncode == expected
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["runtime"]  # nothing is left behind
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["common", "runtime"]  # nothing is left behind
+
+
+@pytest.mark.parametrize("spec", [
+    ExecSpec(("x", 'y "z"'), env=(("C", "it's\n"), ("D", "é")), cwd="/tmp"), ExecSpec(("x",), tty=True)])
+def test_a_process_beside_the_entrypoint_has_its_surroundings(tmp_path: Any, spec: ExecSpec) -> None:
+    entrypoint = bundle.process(replace(ONE, process=replace(
+        ONE.process, env=(("PASSWORD", 'a "b" \\ c\nd'),)))) if ONE.process else {}
+    fake, common = tmp_path / "runtime", tmp_path / "common"
+    fake.write_text(f"#!/bin/sh\nexec stat -c %a {tmp_path}/one.json\n")
+    fake.chmod(0o755)
+    common.write_text(commands.common(entrypoint))
+    runtime = commands.Runtime("runc", "/bin/cat", (), "/s")
+    argv = commands.exec_argv(runtime, "edge.web.0", spec, entrypoint, str(common), str(tmp_path / "one"))
+    assert "PASSWORD" not in " ".join(argv)
+    shown = subprocess.run([*argv[:argv.index("/bin/cat")], "cat", f"{tmp_path}/one.json"], timeout=10,
+                           capture_output=True, check=True).stdout
+    assert json.loads(shown) == {
+        **entrypoint, "args": list(spec.argv), "cwd": spec.cwd or entrypoint["cwd"], "terminal": spec.tty,
+        "env": [*entrypoint["env"], *(f"{name}={value}" for name, value in spec.env)]}
+    mode = subprocess.run([*argv[:argv.index("/bin/cat")], str(fake)], timeout=10, capture_output=True, check=True)
+    assert mode.stdout == b"600\n"
 
 
 def test_a_guest_is_told_in_words_that_its_shell_understands() -> None:

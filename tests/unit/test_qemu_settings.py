@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
@@ -88,9 +89,11 @@ def test_a_command_starts_in_its_folder() -> None:
 
 
 def test_an_exec_adds_to_the_environment() -> None:
-    process = Process(("x",), (("A", "1"), ("B", "2")), "/tmp", User())
+    process = Process(("x",), (("A", "it's\nhere"), ("B", "2")), "/tmp", User())
     script = settings.exec_script(process, ExecSpec(("/usr/bin/env",), env=(("B", "3"),), cwd="/usr"))
-    assert run(script).stdout == "A=1\nB=3\n"
+    entered = f"{settings.environment(process)}\nbusybox sh -c {quote(script)} sh \"$@\""
+    assert run(entered).stdout == "A=it's\nhere\nB=3\n"
+    assert "here" not in script  # the host's part of it
 
 
 def test_the_kernel_can_unpack_what_init_expects(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,13 @@ LONGEST_LOG_BYTES = 64 << 20  # conmon then starts anew: a chatty function must 
 # An OCI runtime tells by its exit status alone neither whether the command inside failed or the runtime did, nor
 # whether that was for want of the command. Users expect what a shell says: 127 not found, 126 found but not to be run.
 # The runtime's own words go to stderr and to its log; the log is empty where the command inside did run.
+# What a process has in common with the entrypoint, its environment above all, is read from a file: command lines are
+# seen by every user of a host.
 _EXEC = """\
 log=$1 process=$2
-printf '%s' "$3" >"$process"
-shift 3
+IFS= read -r common <"$3" || [ -n "$common" ] || exit 255
+(umask 077 && printf '%s%s%s' "$4" "$common" "$5" >"$process") || exit 255
+shift 5
 "$@"
 code=$?
 if [ $code -ne 0 ] && [ -s "$log" ]; then
@@ -67,6 +71,17 @@ class Supervised:
     sockets: str  # a folder with a short path, for the socket that conmon opens for terminals
 
 
+def signal_number(name: str) -> int:
+    """Return the number of a signal as OCI images name it: "SIGTERM", "TERM", "15" or "SIGRTMIN+3"; else SIGTERM's."""
+    if name.isdigit():
+        return int(name)
+    start, _, more = name.upper().removeprefix("SIG").partition("+")
+    try:
+        return int(signal.Signals[f"SIG{start}"]) + int(more or 0)
+    except (KeyError, ValueError):
+        return int(signal.SIGTERM)
+
+
 def socket_name(container_id: str) -> str:
     """Return what conmon calls the container's socket: short, because such paths are limited."""
     return hashlib.sha256(container_id.encode()).hexdigest()[:12]
@@ -93,27 +108,33 @@ def conmon_argv(runtime: Runtime, container_id: str, paths: Supervised, log_limi
     ]
 
 
-def exec_process(entrypoint: Mapping[str, Any], spec: ExecSpec) -> dict[str, Any]:
-    """Return the OCI process for `spec`: user, capabilities and surroundings are those of the entrypoint's process."""
-    return {
-        **entrypoint,
-        "args": list(spec.argv),
-        "env": [*entrypoint["env"], *(f"{name}={value}" for name, value in spec.env)],
-        "cwd": spec.cwd or entrypoint["cwd"],
-        "terminal": spec.tty,
-    }
+def common(entrypoint: Mapping[str, Any]) -> str:
+    """Return what every process of a container has in common with its entrypoint: one line, a part of a JSON text.
+
+    The entrypoint has an environment: HOME at least.
+    """
+    kept = {name: value for name, value in entrypoint.items() if name not in ("args", "cwd", "terminal", "env")}
+    return json.dumps({**kept, "env": entrypoint["env"]})[1:-2]  # open at both ends: see `_parts`
 
 
-def exec_argv(runtime: Runtime, container_id: str, process: Mapping[str, Any], scratch: str,
-              pidfile: str = "") -> list[str]:
+def _parts(spec: ExecSpec, cwd: str) -> tuple[str, str]:
+    """Return what makes an OCI process of `spec`, before and after the text of `common`."""
+    own = {"args": list(spec.argv), "cwd": spec.cwd or cwd, "terminal": spec.tty}
+    added = json.dumps([f"{name}={value}" for name, value in spec.env])[1:]
+    return json.dumps(own)[:-1] + ", ", (", " if spec.env else "") + added + "}"
+
+
+def exec_argv(runtime: Runtime, container_id: str, spec: ExecSpec, entrypoint: Mapping[str, Any], file: str,
+              scratch: str, pidfile: str = "") -> list[str]:
     """Return the command that runs a process beside the container's entrypoint, with that one's exit status.
 
     Args:
-        process: what `exec_process` returned.
+        entrypoint: the OCI process of the entrypoint: user, capabilities and environment are taken over.
+        file: where, as seen where the command runs, the text of `common` is.
         scratch: the start of file names that nothing else uses; gone afterwards.
         pidfile: where to leave the command's PID.
     """
-    log, file = f"{scratch}.log", f"{scratch}.json"
-    options = ["--process", file, *(("--pid-file", pidfile) if pidfile else ())]
-    return ["/bin/sh", "-c", _EXEC, "sh", log, file, json.dumps(process),
+    log, process = f"{scratch}.log", f"{scratch}.json"
+    options = ["--process", process, *(("--pid-file", pidfile) if pidfile else ())]
+    return ["/bin/sh", "-c", _EXEC, "sh", log, process, file, *_parts(spec, entrypoint["cwd"]),
             *runtime.argv("exec", *options, container_id, log=log)]

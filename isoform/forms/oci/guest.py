@@ -15,7 +15,7 @@ from isoform.forms import names
 from isoform.forms.oci import bundle, commands
 from isoform.forms.oci.commands import Runtime, Supervised
 from isoform.forms.oci.root import short
-from isoform.model import File, Instance, Route
+from isoform.model import ExecSpec, File, Instance, Route
 
 _BASE = "/run/isoform"  # as the guest's init has it
 RUNTIME = Runtime("crun", "/usr/bin/crun", (), f"{_BASE}/oci")  # of the guest's tools
@@ -101,6 +101,7 @@ def _files(instance: Instance, number: int, seccomp: Mapping[str, Any], annotati
     own = {
         "config.json": json.dumps(config).encode(), "over": _OVER.read_bytes(),
         "create": f"{create}\necho {quote(created(instance.id))}\n".encode(),
+        "process": commands.common(config["process"]).encode(),
         "start": _script(instance.id, _start(instance.id)).encode(), "files.tar": files_tar(instance.files),
     }
     # What is ours goes right into the empty upper folder, where no symbolic link of the image can lead it astray; what
@@ -147,6 +148,11 @@ def _start(instance_id: str) -> str:
     waits = quote(f"{RUNTIME.root}/{instance_id}/exec.fifo")
     return (f"[ ! -p {waits} ] || {join(RUNTIME.argv('start', instance_id))} || [ ! -p {waits} ] || "
             f"fail 'the runtime could not start it'\necho {quote(started(instance_id))}")
+
+
+def execute(instance_id: str, spec: ExecSpec, entrypoint: Mapping[str, Any], scratch: str, pidfile: str) -> list[str]:
+    """Return the command that runs `spec` beside the container's entrypoint; see `commands.exec_argv`."""
+    return commands.exec_argv(RUNTIME, instance_id, spec, entrypoint, f"{base(instance_id)}/process", scratch, pidfile)
 
 
 def signal(instance_id: str, number: int) -> list[str]:

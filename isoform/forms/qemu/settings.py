@@ -36,25 +36,38 @@ def signal_number(name: str) -> int:
     return int(signal.Signals[f"SIG{base}"]) + int(more or 0)
 
 
-def command_script(argv: Sequence[str], env: Mapping[str, str], cwd: str, tty: bool = False) -> str:
+def command_script(argv: Sequence[str], env: Mapping[str, str], cwd: str, tty: bool = False,
+                   given: Mapping[str, str] | None = None) -> str:
     """Return a shell script that becomes `argv` with exactly that environment, for busybox inside the root.
+
+    Args:
+        given: what the script's own arguments ("A=1 B=2"), of which it says nothing, put into the environment before.
 
     A name without a slash is looked up here: busybox would take its own command of that name first.
     """
-    name, path = quote(argv[0]), quote(env.get("PATH", _PATH))
+    whole = {**(given or {}), **env}
+    name, path = quote(argv[0]), quote(whole.get("PATH", _PATH))
     lines = [f"cd {quote(cwd)} || exit 126", f"p={name}"]
     if "/" not in argv[0]:
         lines += [f"IFS=: P={path}",
                   'for d in $P; do [ ! -f "$d/$p" ] || [ ! -x "$d/$p" ] || { p=$d/$p; break; }; done',
                   f'case $p in */*) ;; *) echo "isoform: no command "{name}" in "{path} >&2; exit 127 ;; esac']
     words = [quote(f"{key}={value}") for key, value in env.items()]
-    words += ['TERM="$TERM"'] if tty and "TERM" not in env else []
-    return "\n".join([*lines, " ".join(["exec env -i", *words, '"$p"', *map(quote, argv[1:])])])
+    words += ['TERM="$TERM"'] if tty and "TERM" not in whole else []
+    return "\n".join([*lines, " ".join(["exec env -i", '"$@"', *words, '"$p"', *map(quote, argv[1:])])])
 
 
 def exec_script(process: Process, spec: ExecSpec) -> str:
-    """Return the script that runs `spec` beside an instance's own `process`."""
-    return command_script(spec.argv, dict(process.env) | dict(spec.env), spec.cwd or process.cwd, spec.tty)
+    """Return the script that runs `spec` beside an instance's own `process`, for `enter` in the guest.
+
+    It is part of command lines, which every user of this host sees: the environment of `process` stays in the guest.
+    """
+    return command_script(spec.argv, dict(spec.env), spec.cwd or process.cwd, spec.tty, dict(process.env))
+
+
+def environment(process: Process) -> str:
+    """Return the script by which `enter` gets the environment of `process`."""
+    return _call("set", "--", *(f"{name}={value}" for name, value in process.env))
 
 
 def credentials(process: Process) -> list[str]:
@@ -92,6 +105,7 @@ def _layers(images: Sequence[Image]) -> list[str]:
 def _function(instance: Instance, process: Process) -> list[str]:
     sysctls = [_call("setting", name.replace(".", "/"), value) for name, value in instance.sysctls]
     return [
+        _call("echo", environment(process)) + f" >/{BASE}/env",
         "disk", *(_call("layer", serial) for serial in _layers([instance.image] if instance.image else [])), "overlay",
         *_volumes(instance.mounts, ROOT),
         _call("text", "/etc/hostname", f"{instance.hostname}\n"), _call("text", "/etc/hosts", hosts_file(instance)),
