@@ -19,7 +19,7 @@ from typing import Any
 from isoform.errors import NotFound, StepFailed, WrongState
 from isoform.forms import container
 from isoform.forms.forms import FORM
-from isoform.forms.oci import bundle, guest, log, seccomp
+from isoform.forms.oci import bundle, commands, folders, guest, log, seccomp
 from isoform.forms.qemu.control import ring
 from isoform.forms.qemu.process import kept
 from isoform.forms.vm import Vm

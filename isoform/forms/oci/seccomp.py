@@ -7,9 +7,13 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from isoform.errors import HostLacks
+from isoform.forms.oci import capability
+from isoform.model import Lack
 
 # Debian and Ubuntu: package golang-github-containers-common, which skopeo brings along
 PROFILES = ("/etc/containers/seccomp.json", "/usr/share/containers/seccomp.json")
@@ -41,6 +45,20 @@ def filter_for(path: str, capabilities: frozenset[str], architecture: str) -> di
         architecture: as Debian names it.
     """
     return translate(_loaded(path), capabilities, architecture)
+
+
+def missing() -> list[Lack]:
+    """Return what is missing for a filter."""
+    if find_profile():
+        return []
+    return [Lack("a system call filter", f"none of {', '.join(PROFILES)} is there", f"sudo apt-get install {PACKAGE}")]
+
+
+def rules(capabilities: Sequence[str], architecture: str) -> dict[str, Any]:
+    """Return `linux.seccomp` for a process with these capabilities beside the default ones. Raises: HostLacks."""
+    for lack in missing():
+        raise HostLacks(f"this host lacks {lack.what}", why=lack.why, fix=lack.fix)
+    return filter_for(find_profile(), frozenset(capability.granted(capabilities)["bounding"]), architecture)
 
 
 class Compiled:
