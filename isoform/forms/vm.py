@@ -18,7 +18,7 @@ from isoform.forms.qemu.argv import Disk, Machine, Nic, kernel_arguments, qemu_a
 from isoform.forms.qemu.control import ring
 from isoform.forms.qemu.disk import make_disk
 from isoform.forms.qemu.ending import add, ending
-from isoform.forms.qemu.logs import log_lines
+from isoform.forms.qemu.logs import bound, log_lines
 from isoform.forms.qemu.qmp import Monitor
 from isoform.forms.volume import ensure_volume
 from isoform.host import Home, Result, cgroup
@@ -209,6 +209,7 @@ class Vm:
             if state == "running":  # `start` was cut off after its command
                 (folder / "started").touch()
                 started_at = time.time()
+        await bound(folder / "main.out")
         return Observation(state, pid=qemu.pid, fingerprint=made_from, started_at=started_at,
                            memory_bytes=process.anonymous_bytes(qemu.pid))
 

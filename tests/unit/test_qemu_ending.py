@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from isoform.forms.qemu.ending import Ending, parse
-from isoform.forms.qemu.logs import log_lines
+from isoform.forms.qemu.logs import bound, log_lines
 
 
 @pytest.mark.parametrize(("console", "ending"), [
@@ -46,3 +46,20 @@ async def test_a_log_is_followed_until_its_writer_is_gone(tmp_path: Path) -> Non
 
 async def test_a_log_that_is_not_there_is_empty(tmp_path: Path) -> None:
     assert [line async for line in log_lines(tmp_path / "log", False, lambda: False)] == []
+
+
+async def test_a_long_log_gives_its_beginning_back_and_goes_on(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as writer:  # as QEMU: at its own offset, whatever becomes of the file
+        for number in range(20_000):
+            writer.write(b"line %06d\n" % number)
+        writer.flush()
+        await bound(log, kept_bytes=1 << 20)
+        assert log.stat().st_blocks * 512 >= 200_000
+        await bound(log, kept_bytes=32 << 10)
+        assert log.stat().st_blocks * 512 <= 40 << 10
+        writer.write(b"last\n")
+    lines = [line.text async for line in log_lines(log, False, lambda: False)]
+    assert lines[-1] == "last"
+    assert lines[:-1] == [f"line {number:06d}" for number in range(20_001 - len(lines), 20_000)]
+    assert len(lines) * 12 > 32 << 10
