@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
+import math
 import os
 import platform
 import shutil
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from isoform.errors import HostLacks
+from isoform.errors import HostLacks, StepFailed
 from isoform.host import Home, run
 from isoform.images import kernel, modules
 from isoform.images.lock import locked, workplace
 from isoform.images.toolbox import TOOLS, make_tools
 from isoform.model import Progress, silent
 
+log = logging.getLogger(__name__)
 SCRIPTS = Path(__file__).with_name("initramfs")
 _PLACES = {"init.sh": "init", "tools.sh": "sbin/tools", "modprobe.sh": "sbin/modprobe", "enter.sh": "sbin/enter",
            "session.sh": "sbin/session"}
@@ -30,6 +34,7 @@ _FOLDERS = ("dev", "proc", "sys", "fn", "tmp", "etc", "run/isoform/disk", "run/i
 _DEV_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1",
               "stderr": "/proc/self/fd/2"}
 _RECIPE = 3  # counts up when this code changes what it makes
+_AGAIN_S = 3600.0  # after a renewal that failed
 _KEPT = 2  # versions: a machine may be starting from the one before
 
 
@@ -71,26 +76,33 @@ class Guest:
             kept = json.loads((self._root / "current.json").read_text())
         except (OSError, ValueError):
             return None
-        return self._files(kept["version"]) if kept["lists"] == _lists() and kept["recipe"] == recipe() else None
+        if kept["lists"] != _lists() or kept["recipe"] != recipe() or time.time() > kept.get("until_s", math.inf):
+            return None
+        return self._files(kept["version"])
 
     async def _renewed(self, progress: Progress) -> GuestFiles:
         lists = _lists()
         try:
             package = await kernel.newest(self._architecture)
-        except HostLacks:
+            version = f"{package.release}-{package.version.replace(':', '_')}-{recipe()}"
+            if self._files(version) is None:
+                await self._make(version, package, progress)
+        except (HostLacks, StepFailed) as error:  # apt's lists were removed, or the host is offline
             if (kept := self._any()) is None:
                 raise
-            return kept  # apt's lists were removed; what was made before them still boots
-        version = f"{package.release}-{package.version.replace(':', '_')}-{recipe()}"
-        if self._files(version) is None:
-            await self._make(version, package, progress)
-        note = self._root / "current.json.new"
-        note.write_text(json.dumps({"version": version, "lists": lists, "recipe": recipe()}))
-        note.replace(self._root / "current.json")
+            log.warning("guest not renewed, the one before goes on", extra={"version": kept.version, "why": str(error)})
+            self._note({"version": kept.version, "lists": lists, "recipe": recipe(), "until_s": time.time() + _AGAIN_S})
+            return kept
+        self._note({"version": version, "lists": lists, "recipe": recipe()})
         self._prune(version)
         found = self._files(version)
         assert found is not None
         return found
+
+    def _note(self, current: dict[str, object]) -> None:
+        note = self._root / "current.json.new"
+        note.write_text(json.dumps(current))
+        note.replace(self._root / "current.json")
 
     def _any(self) -> GuestFiles | None:
         made = sorted(self._root.glob(f"*-{recipe()}"), key=lambda path: path.stat().st_mtime)

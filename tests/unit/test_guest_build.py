@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import struct
+import time
 import zlib
 from pathlib import Path
 
 import pytest
 
+from isoform.errors import StepFailed
+from isoform.host import Home
 from isoform.images import guest, kernel, modules
 
 META = "Package: linux-image-cloud-amd64\nVersion: 6.1.192-2\nDepends: linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)\n"
@@ -91,3 +96,32 @@ def test_the_recipe_counts_what_goes_into_the_guest() -> None:
     assert len(guest.recipe()) == 8
     assert guest.recipe() == guest.recipe()
     assert all((guest.SCRIPTS / name).exists() for name in guest._PLACES)
+
+
+async def test_a_guest_that_works_goes_on_where_a_newer_one_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = Home(Path("/tmp/iso-none"))  # only the guest's own folder is used
+    tries, one = [], guest.Guest(home, "amd64", root=tmp_path)
+
+    async def newest(_: str) -> kernel.KernelPackage:
+        return kernel.KernelPackage(("linux-image-6.1.0-60-cloud-amd64",), "6.1.200-1")
+
+    async def offline(*_: object) -> None:
+        tries.append(1)
+        raise StepFailed("apt-get failed with exit status 100", why="Temporary failure resolving")
+
+    monkeypatch.setattr(kernel, "newest", newest)
+    monkeypatch.setattr(one, "_make", offline)
+    with pytest.raises(StepFailed):
+        await one.ensure()
+    (tmp_path / f"6.1.0-50-cloud-amd64-6.1.100-1-{guest.recipe()}").mkdir()
+    (tmp_path / "key").touch()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert (await one.ensure()).version.startswith("6.1.0-50-cloud-amd64")
+    assert len(tries) == 2 and "not renewed" in caplog.text  # and no command after it waits for the network again
+    noted = json.loads((tmp_path / "current.json").read_text())
+    (tmp_path / "current.json").write_text(json.dumps({**noted, "until_s": time.time() - 1}))
+    await one.ensure()
+    assert len(tries) == 3
