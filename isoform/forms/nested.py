@@ -21,6 +21,7 @@ from isoform.forms import container
 from isoform.forms.forms import FORM
 from isoform.forms.oci import bundle, commands, folders, guest, log, seccomp
 from isoform.forms.qemu.control import ring
+from isoform.forms.qemu.logs import bound
 from isoform.forms.qemu.process import kept
 from isoform.forms.vm import Vm
 from isoform.host import Home, Result
@@ -220,6 +221,7 @@ class Nested:
         if made is None:
             return Observation("absent")
         machine = await self._vm.observe(made.machine)
+        await bound(Path(made.log))
         started_at = _changed_at(self._folder(instance_id) / "started")
         seen = Observation("stopped", fingerprint=made.fingerprint, started_at=started_at)
         told = log.ending(Path(made.log), made.log_begin) if machine.state != "absent" else None

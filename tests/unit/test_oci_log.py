@@ -94,3 +94,12 @@ async def test_a_log_that_was_begun_anew_is_read_from_its_beginning(tmp_path: Pa
     assert (await anext(reader)).text == "new"
     ended.set()
     assert [line async for line in reader] == []
+
+
+async def test_a_log_whose_beginning_was_cut_out_is_read_from_its_next_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        file.truncate(8192)  # a hole where the beginning was
+        file.seek(8192)
+        file.write(b"rest of a cut line\n" + piece("whole"))
+    assert [line.text async for line in log.read(path, False, lambda: True, begin=100)] == ["whole"]

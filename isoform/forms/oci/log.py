@@ -118,7 +118,20 @@ def _current(path: Path, file: IO[bytes] | None, begin: int) -> IO[bytes] | None
             file.close()
             begin = 0
         opened = path.open("rb")
-        opened.seek(begin)
-        return opened
     except FileNotFoundError:
         return file
+    opened.seek(begin)
+    _skip_hole(opened)
+    return opened
+
+
+def _skip_hole(file: IO[bytes]) -> None:
+    """Go on to the first whole line after the hole that a log of a machine's begins with once it was cut."""
+    begin = file.tell()
+    try:
+        data = os.lseek(file.fileno(), begin, os.SEEK_DATA)
+    except OSError:  # ENXIO: nothing follows
+        data = begin
+    file.seek(data)
+    if data > begin:
+        file.readline()
