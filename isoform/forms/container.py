@@ -295,13 +295,18 @@ class Container:
         if made is None:
             folders.end_strays(f"{folder}/")  # a conmon that was cut off before it was written down
         await self._kill(instance_id, made)
-        self._roots.remove(instance_id)
+        # beside the other work: the kernel takes its time to unmount, and what a function wrote may be much
+        await asyncio.to_thread(self._roots.remove, instance_id)
         await cgroup.remove(self._home.cgroup(instance_id))
+        await asyncio.to_thread(self._clear, instance_id)
+
+    def _clear(self, instance_id: str) -> None:
+        folder = self._folder(instance_id)
         shutil.rmtree(self._state / instance_id, ignore_errors=True)
         (self._home.path / "oci" / "s" / commands.socket_name(instance_id)).unlink(missing_ok=True)
         if (folder / "netns").exists():
             netns.delete(self._home.netns(instance_id))
-        await asyncio.to_thread(folders.remove, folder)  # what a function wrote may be much
+        folders.remove(folder)
 
     # -- inside
 

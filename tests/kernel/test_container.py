@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,24 @@ async def test_layers_are_mounted_once_and_unmounted_with_the_last(home: Home, c
     assert all(mount.is_mounted(str(place)) for place in places)
     await container.delete("t.f.2")
     assert not any(place.exists() for place in places)
+
+
+async def test_many_are_removed_side_by_side(home: Home, container: Container, image: Image,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    ones = [instance(image, replica=replica) for replica in range(4)]
+    for one in ones:
+        await container.create(one, ())
+    both, remove = threading.Barrier(2), container._roots.remove
+
+    def met(instance_id: str) -> None:
+        both.wait(20)  # until another is being removed too
+        remove(instance_id)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(container._roots, "remove", met)
+        await asyncio.gather(*(container.delete(one.id) for one in ones))
+    assert await container.known() == []
+    assert mount.mounts_below(str(home.path)) == [] and list((home.path / "mounts").iterdir()) == []
 
 
 @pytest.mark.parametrize("stage", ["folder", "namespace", "root", "volumes", "conmon", "noted"])
