@@ -289,10 +289,11 @@ class Nested:
             others = [other for other in place["members"] if other != instance_id
                       and folders.form_of(self._folder(other)) == self.name]
             if not others:
-                if place["volumes"] and (await self._vm.observe(machine_id)).state == "running":
-                    await self._vm.stop(machine_id, _HALT_S)  # its volumes are written back
+                with contextlib.suppress(StepFailed):  # a QEMU that hangs even before its start
+                    if place["volumes"] and (await self._vm.observe(machine_id)).state == "running":
+                        await self._vm.stop(machine_id, _HALT_S)  # its volumes are written back
                 await self._vm.delete(machine_id)
-            elif (await self._vm.observe(machine_id)).state == "running":
+            elif _lives(self._folder(machine_id)):
                 await self._remove(machine_id, instance_id)
             shutil.rmtree(folder)
 

@@ -15,8 +15,9 @@ import pytest_asyncio
 
 from isoform.errors import StepFailed, WrongState
 from isoform.forms import Nested, nested
+from isoform.forms.qemu import qmp
 from isoform.host import pid
-from isoform.model import File, Instance
+from isoform.model import File, Instance, Mount
 from tests.conformance.lab import Lab, lab, machine, until
 
 pytestmark = [pytest.mark.root, pytest.mark.guest, pytest.mark.asyncio(loop_scope="module")]
@@ -122,6 +123,25 @@ async def test_a_guest_that_hangs_is_no_reason_to_stay(on: Lab, monkeypatch: pyt
     await on.form.start(first.id)
     assert (await on.form.observe(first.id)).state == "running"
     await on.delete(first)
+
+
+async def test_a_machine_that_hangs_before_its_start_is_deleted_too(on: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nested, "_ANSWER_S", 1.0)
+    monkeypatch.setattr(qmp, "DEADLINE_S", 1.0)
+    first, second = pair(on)
+    volume = Mount("data", "/data", str(on.home.volumes / "t.hung"), 16 << 20)
+    first = replace(first, mounts=(volume,))
+    holder = machine((first, second))
+    first, second = (replace(one, machine=holder) for one in (first, second))
+    ports = await on.attach(first)
+    for one in (first, second):
+        await on.form.create(one, ports)
+    qemu = (await on.form.observe(first.id)).pid
+    (on.home.instance(f"{first.id}.vm") / "started").unlink()  # as after a `create` that was cut off
+    os.kill(qemu, signal.SIGSTOP)
+    await on.form.delete(first.id)
+    await on.form.delete(second.id)
+    assert await on.form.known() == [] and await machines(on) == []
 
 
 @pytest.mark.parametrize("stage", ["_make", "_hear"])
