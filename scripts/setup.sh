@@ -20,6 +20,7 @@ qemu-utils
 mmdebstrap
 debian-archive-keyring
 skopeo
+golang-github-containers-common
 erofs-utils
 e2fsprogs
 nftables
@@ -105,10 +106,11 @@ install_packages() {
 
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
-# Prints the path of a Python 3.11 or later. A name on PATH proves nothing (pyenv's shims), so each is run once.
+# Prints the path of a Python 3.11 or later. A name on PATH proves nothing (pyenv's shims), so each is run once. The
+# distribution's own comes first: it is built with profiles, and starts a command a fifth faster than a plain build.
 find_python() {
     local name
-    for name in ${PYTHON:-} python3.13 python3.12 python3.11 python3; do
+    for name in ${PYTHON:-} /usr/bin/python3.1{4,3,2,1} /usr/bin/python3 python3.1{4,3,2,1} python3; do
         if is_new_enough "$name"; then command -v "$name"; return; fi
     done
     return 1
@@ -155,6 +157,7 @@ install_isoform() {
     .venv/bin/python -m pip install -q --disable-pip-version-check --root-user-action=ignore \
         --config-settings editable_mode=compat -e "$target" ||
         fail "pip could not install isoform" "see its messages above" "mend the network or pip's settings, then run this again"
+    .venv/bin/python -m compileall -q isoform    # the first command is then as quick as the next
     rm -f .venv/stamp-*
     printf '%s\n' "$text" > .venv/stamp-"$extra"
 }
