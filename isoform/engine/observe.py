@@ -28,7 +28,7 @@ class World:
     attached: Mapping[str, str] = field(default_factory=dict)  # instance id -> kind of its attachments
     instances: Mapping[str, tuple[Seen, ...]] = field(default_factory=dict)  # by id; two forms only after a crash
     rows: Mapping[str, Row] = field(default_factory=dict)
-    volumes: frozenset[str] = frozenset()  # image files: "data.0.img"
+    volumes: frozenset[str] = frozenset()  # files: "data.0.img", and what a crash left of one
     kept: frozenset[str] = frozenset()  # names of the volumes that outlive the service
     ports: Mapping[str, int] = field(default_factory=dict)  # instance id -> how many of its ports are there at all
     sound: frozenset[str] | None = None  # whose ports are all as wanted; None: of all that have any
@@ -50,7 +50,7 @@ async def observe(service: str, infra: Infrastructure, journal: Journal) -> Worl
         attached={one: kind for one, kind in fabric.attached.items() if one.startswith(mine)},
         instances=seen,
         rows=journal.rows(service),
-        volumes=frozenset(name for name in files if name.endswith(".img")),
+        volumes=frozenset(name for name in files if not name.endswith(KEEP)),
         kept=frozenset(name.removesuffix(KEEP) for name in files if name.endswith(KEEP)),
         ports={one: len(ports) for one, ports in fabric.ports.items()},
     )

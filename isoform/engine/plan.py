@@ -206,6 +206,9 @@ def _goodbyes(
         draft.changes.append(Change("-", f"link {link.split('.')[1]}", "removed"))
     used = {mount.source.rsplit("/", 1)[-1] for wish in wishes.values() for mount in wish.instance.mounts}
     for file in sorted(world.volumes - used):
+        if file.startswith("."):
+            draft.add(DropVolume(desired.service, file), [*all_gone, *proofs])
+            continue
         name, replica = file.split(".")[:2]
         if name not in world.kept | set(desired.kept_volumes):
             draft.add(DropVolume(desired.service, file), [*all_gone, *proofs])
