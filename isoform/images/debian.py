@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,7 +95,8 @@ async def unpack_packages(names: Sequence[str], suite: str, architecture: str, t
         [*_ALONE, "mmdebstrap", "--mode=root", "--variant=extract", f"--architectures={architecture}",
          f"--include={' '.join(names)}", *(f"--setup-hook={hook}" for hook in hooks),
          "--format=directory", "--skip=cleanup,chroot/mount", *await _apt_options(), suite, str(tree), *sources],
-        pass_fds=(lock,), deadline_s=LONGEST_S,
+        # Its own temporary folders go where a build that is cut off is swept up.
+        env={**os.environ, "TMPDIR": str(folder)}, pass_fds=(lock,), deadline_s=LONGEST_S,
     )
     if result.code != 0:
         raise _failure(result.err, names, suite, document, folder)
