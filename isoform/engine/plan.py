@@ -116,7 +116,10 @@ def _removals(draft: _Draft, wishes: dict[str, Wish], fit: set[str], world: Worl
         # A machine goes with its last container; this step is for one that a crash left without any.
         before = [step for steps in removed.values() for step in steps] if is_machine(one) else []
         removed[one] = [draft.add(Remove(one, each.form), before) for each in seen]
-        if one not in wishes and not is_machine(one):
+        if is_machine(one):
+            if all(is_machine(other) for other in removed):
+                draft.changes.append(Change("-", f"machine of {label(one)}", "left over, removed"))
+        elif one not in wishes:
             draft.changes.append(Change("-", label(one), f"{seen[0].form}  removed"))
     return removed
 

@@ -52,7 +52,8 @@ def load_instance(text: str) -> Instance:
 def fingerprint(instance: Instance) -> str:
     """Return 16 hex digits that change when the instance must be made anew.
 
-    Names of neighbours come and go while an instance runs, and one image has many references: they do not count.
+    Names of neighbours come and go while an instance runs, one image has many references, and what a machine is
+    handed of its first member is the member's own: they do not count.
     """
     return hashlib.sha256(dump(_essence(instance)).encode()).hexdigest()[:16]
 
@@ -61,6 +62,7 @@ def _essence(instance: Instance) -> Instance:
     return replace(
         instance,
         hosts=(),
+        files=() if instance.members else instance.files,
         image=instance.image and replace(instance.image, reference=""),
         carries=tuple(replace(image, reference="") for image in instance.carries),
         machine=instance.machine and _essence(instance.machine),
