@@ -58,11 +58,18 @@ def _connected(folder: str, name: str) -> socket.socket:
     line = socket.socket(socket.AF_UNIX)
     line.settimeout(PATIENCE_S)
     at = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + PATIENCE_S
     try:
-        line.connect(f"/proc/self/fd/{at}/{name}")  # the folder's own path may be too long for connect(2)
+        while True:
+            try:
+                line.connect(f"/proc/self/fd/{at}/{name}")  # the folder's own path may be too long for connect(2)
+                return line
+            except BlockingIOError:  # EAGAIN: QEMU lets one caller wait, and there are more
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
     finally:
         os.close(at)
-    return line
 
 
 def call(folder: str, number: int) -> tuple[socket.socket, bytes, bytes]:
