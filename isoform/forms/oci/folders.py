@@ -31,7 +31,10 @@ def form_of(folder: Path) -> str:
     An empty folder is a container's by agreement: it was made by a call that was cut off right then.
     """
     said = form_in(str(folder))
-    return said or (_UNNAMED if folder.is_dir() and not any(folder.iterdir()) else "")
+    try:
+        return said or ("" if any(folder.iterdir()) else _UNNAMED)
+    except (FileNotFoundError, NotADirectoryError):  # it may go while we look
+        return said
 
 
 def end_strays(path: str) -> None:
