@@ -19,7 +19,7 @@ import bare
 from harness import Bound, Contender, alternate, emit, shell, timed
 
 from isoform.assemble import Assembly, assembled
-from isoform.host import netns
+from isoform.host import Home, netns
 from isoform.images import Images
 from isoform.model import Image
 
@@ -207,7 +207,7 @@ async def main(rounds: int) -> None:
             Bound("engine", "bare", 2.0), Bound("engine", "podman", 0.2)))
         await bench.idle(50)
     finally:
-        for name in netns.names(f"isoform-bench-{os.getpid()}"):
+        for name in (*netns.names(f"isoform-bench-{os.getpid()}"), *netns.names(Home(folder / "home").mark)):
             netns.delete(name)
         await shell('mount | grep -o "on $1[^ ]*" | cut -c4- | sort -r | xargs -r umount -l; rm -rf "$1"', str(folder))
 
