@@ -72,6 +72,7 @@ class Vm:
         if not lacks:
             try:
                 await self._guest.ensure()
+                await self.acceleration()  # a trial boot may take seconds: now, not on the first machine's way
             except (HostLacks, StepFailed) as error:
                 lacks.append(Lack(error.what, error.why, error.fix))
         return lacks
